@@ -1,0 +1,33 @@
+# make demo: the pipeline on the embedded model and data. make test: all tests. Both set up .venv first.
+.PHONY: setup demo test test-fast check lock clean
+
+export PREFECT_SERVER_ANALYTICS_ENABLED ?= false
+
+setup: .venv/.ready
+
+.venv/.ready: pyproject.toml requirements/cpu.txt requirements/gpu.txt scripts/setup.sh
+	scripts/setup.sh
+
+demo: setup
+	.venv/bin/equipoise demo
+
+test: setup
+	.venv/bin/python -m pytest
+
+test-fast: setup
+	.venv/bin/python -m pytest -m "not slow"
+
+check: setup
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+
+# newest versions that pyproject.toml allows; no index addresses in the result
+LOCK = .venv/bin/uv --quiet pip compile pyproject.toml --universal --upgrade --python-version 3.11 --no-header --no-annotate \
+	--no-emit-index-url --no-emit-find-links --overrides requirements/overrides.txt --extra ray --extra dev
+lock: setup
+	$(LOCK) --extra cpu --torch-backend cpu --output-file requirements/cpu.txt
+	$(LOCK) --extra gpu --output-file requirements/gpu.txt
+
+clean:
+	rm -rf .venv .equipoise

@@ -1,0 +1,237 @@
+"""What one example of instruction data is, and what happens to a row that is not one.
+
+Rows are judged once, at the door: every later stage may rely on non-empty string turns, known roles and a last turn
+by the assistant, and a row that fails leaves a `Rejected` with its place and one reason instead of vanishing. Column
+names of `pool.parquet`, `targets.parquet` and `rejected.parquet` are declared here and nowhere else. Validation is
+O(characters).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+ROLES = ("system", "user", "assistant")
+MAX_CHARACTERS = 200_000
+UNKNOWN = "unknown"
+EXCERPT_CHARACTERS = 200
+
+MESSAGES_TYPE = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
+POOL_SCHEMA = pa.schema(
+    [
+        ("id", pa.string()),
+        ("source", pa.string()),
+        ("license", pa.string()),
+        ("domain", pa.string()),
+        ("messages", MESSAGES_TYPE),
+        ("origin", pa.string()),
+    ]
+)
+TARGETS_SCHEMA = POOL_SCHEMA.append(pa.field("capability", pa.string()))
+REJECTED_SCHEMA = pa.schema([(name, pa.string()) for name in ("origin", "id", "reason", "excerpt")])
+
+
+class DataError(ValueError):
+    """Data that a person has to correct; the message names the file, the row, the field and the remedy."""
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn: `role` is one of `ROLES`."""
+
+    role: str
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One valid conversation. `origin` is `file:row` (rows count from 1); `capability` is set on targets only."""
+
+    id: str
+    source: str
+    messages: tuple[Message, ...]
+    license: str
+    domain: str
+    origin: str
+    capability: str | None = None
+
+    def user_turns(self) -> tuple[str, ...]:
+        return tuple(message.content for message in self.messages if message.role == "user")
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """One row that is not an example. `id` is empty where the row has none that can be read."""
+
+    origin: str
+    id: str
+    reason: str
+    excerpt: str
+
+
+def text_problem(text: str) -> str | None:
+    """Why `text` cannot be stored and tokenized, or None: null bytes and lone surrogates break both."""
+    if "\0" in text:
+        return "contains a null byte"
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return "is not valid Unicode"
+    return None
+
+
+def messages_problem(raw: Any, max_characters: int = MAX_CHARACTERS) -> str | None:
+    """The first reason why `raw`, a list of `{role, content}`, is not a conversation to train on, or None."""
+    if not isinstance(raw, list | tuple) or not raw:
+        return "messages is missing or empty"
+    characters = 0
+    for position, turn in enumerate(raw):
+        where = f"messages[{position}]"
+        if not isinstance(turn, dict):
+            return f"{where} is not an object with role and content"
+        role, content = turn.get("role"), turn.get("content")
+        if role not in ROLES:
+            return f"{where}.role is {_short(role)}, not one of {', '.join(ROLES)}"
+        if not isinstance(content, str):
+            return f"{where}.content is {'missing' if content is None else 'not a string'}"
+        if not content.strip():
+            return f"{where}.content is empty"
+        if problem := text_problem(content):
+            return f"{where}.content {problem}"
+        characters += len(content)
+    roles = [turn["role"] for turn in raw]
+    if "assistant" not in roles:
+        return "no assistant turn"
+    if "user" not in roles:
+        return "no user turn"
+    if roles[-1] != "assistant":
+        return "the last turn is not the assistant's"
+    if characters > max_characters:
+        return f"longer than {max_characters} characters"
+    return None
+
+
+def parse_row(
+    row: dict[str, Any],
+    *,
+    origin: str,
+    source: str,
+    license: str = UNKNOWN,
+    domain: str = UNKNOWN,
+    capability: str | None = None,
+    max_characters: int = MAX_CHARACTERS,
+) -> Example | Rejected:
+    """One raw row with `messages` and perhaps `id` -> an example, or why it is none.
+
+    A row without an id gets `<source>-<hash of its messages>`, the same in every run and wherever the row stands.
+    """
+    given = row.get("id")
+    problem = messages_problem(row.get("messages"), max_characters) or _id_problem(given)
+    for name, value in (("source", source), ("license", license), ("domain", domain), ("capability", capability)):
+        if problem is None and value is not None:
+            bad = "is not a string" if not isinstance(value, str) else text_problem(value)
+            problem = f"{name} {bad}" if bad else None
+    if problem:
+        return reject(origin, problem, row)
+    messages = tuple(Message(turn["role"], turn["content"]) for turn in row["messages"])
+    return Example(
+        id=str(given) if has_id(row) else f"{source}-{content_hash(messages)}",
+        source=source,
+        messages=messages,
+        license=license,
+        domain=domain,
+        origin=origin,
+        capability=capability,
+    )
+
+
+def has_id(row: dict[str, Any]) -> bool:
+    """Whether the row brings its own id; None and blank text do not count."""
+    return row.get("id") is not None and str(row["id"]).strip() != ""
+
+
+def content_hash(messages: Sequence[Message]) -> str:
+    """16 hexadecimal digits that depend on roles and contents only."""
+    text = json.dumps([[message.role, message.content] for message in messages], ensure_ascii=False)
+    return hashlib.sha256(text.encode("utf-8")).hexdigest()[:16]
+
+
+def reject(origin: str, reason: str, raw: Any) -> Rejected:
+    """A `Rejected` with an excerpt that is safe to store, whatever `raw` is."""
+    row_id = raw.get("id") if isinstance(raw, dict) else None
+    text = raw if isinstance(raw, str) else json.dumps(raw, ensure_ascii=False, default=str)
+    return Rejected(_storable(origin), "" if row_id is None else _storable(str(row_id)), reason, _storable(text))
+
+
+def write_examples(path: Path, examples: Iterable[Example], *, targets: bool = False) -> None:
+    """Write `pool.parquet`, or `targets.parquet` with its `capability` column."""
+    schema = TARGETS_SCHEMA if targets else POOL_SCHEMA
+    rows = [
+        {
+            **{name: getattr(example, name) for name in schema.names if name != "messages"},
+            "messages": messages_as_dicts(example.messages),
+        }
+        for example in examples
+    ]
+    pq.write_table(pa.Table.from_pylist(rows, schema=schema), path)
+
+
+def read_examples(path: Path) -> list[Example]:
+    """Read what `write_examples` wrote, in file order."""
+    return [
+        Example(**{**row, "messages": tuple(Message(**turn) for turn in row["messages"])})
+        for row in _read(path, POOL_SCHEMA.names)
+    ]
+
+
+def write_rejected(path: Path, rejected: Iterable[Rejected]) -> None:
+    """Write `rejected.parquet`; an empty one has the same columns."""
+    write_rows(path, rejected, REJECTED_SCHEMA)
+
+
+def read_rejected(path: Path) -> list[Rejected]:
+    return [Rejected(**row) for row in _read(path, REJECTED_SCHEMA.names)]
+
+
+def write_rows(path: Path, records: Iterable[Any], schema: pa.Schema) -> None:
+    """Write flat frozen records whose fields are the columns of `schema`."""
+    rows = [{name: getattr(record, name) for name in schema.names} for record in records]
+    pq.write_table(pa.Table.from_pylist(rows, schema=schema), path)
+
+
+def messages_as_dicts(messages: Sequence[Message]) -> list[dict[str, str]]:
+    """The form that chat templates and the JSON and Parquet files take."""
+    return [{"role": message.role, "content": message.content} for message in messages]
+
+
+def _read(path: Path, required: Sequence[str]) -> list[dict[str, Any]]:
+    table = pq.read_table(path)
+    missing = [name for name in required if name not in table.schema.names]
+    if missing:
+        raise DataError(f"{path} lacks the column(s) {', '.join(missing)}; write it again with this version")
+    return table.to_pylist()
+
+
+def _id_problem(given: Any) -> str | None:
+    if given is None:
+        return None
+    if isinstance(given, bool) or not isinstance(given, str | int):
+        return "id is neither a string nor an integer"
+    problem = text_problem(str(given))
+    return f"id {problem}" if problem else None
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 40 else text[:37] + "..."
+
+
+def _storable(text: str) -> str:
+    return text[:EXCERPT_CHARACTERS].encode("utf-8", "replace").decode("utf-8").replace("\0", "\\0")

@@ -1,0 +1,56 @@
+"""Row scores that the simple baselines rank by, accumulated column by column so that the matrix is read once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from curate.selection.normalise import ScoreView, SelectionError
+from curate.selection.ranking import leading
+from curate.selection.result import Selection
+
+
+def row_maximum(view: ScoreView) -> tuple[np.ndarray, np.ndarray]:
+    """(n,) largest value of each row and (n,) position of the lowest column that attains it."""
+    best = np.full(view.rows.size, -np.inf)
+    where = np.zeros(view.rows.size, dtype=np.int64)
+    for position, values in view.iter_columns():
+        better = values > best
+        best[better] = values[better]
+        where[better] = position
+    return best, where
+
+
+def task_means(view: ScoreView, tasks: Sequence[Any]) -> tuple[list[Any], np.ndarray, np.ndarray]:
+    """Per task its mean over columns and its best column, for every row.
+
+    tasks: (M,) labels of all columns, dropped ones too. Returns the labels in order of first appearance among the
+    usable columns, (T, n) means, and (T, n) positions of each task's largest column (the lowest on ties).
+    """
+    labels = [tasks[column] for column in view.columns]
+    names = list(dict.fromkeys(labels))
+    index = {name: number for number, name in enumerate(names)}
+    shape = (len(names), view.rows.size)
+    sums, best, where = np.zeros(shape), np.full(shape, -np.inf), np.zeros(shape, dtype=np.int64)
+    for position, values in view.iter_columns():
+        task = index[labels[position]]
+        sums[task] += values
+        better = values > best[task]
+        best[task][better] = values[better]
+        where[task][better] = position
+    counts = np.array([labels.count(name) for name in names], dtype=np.float64)
+    return names, sums / counts[:, None], where
+
+
+def take_best(view: ScoreView, score: np.ndarray, where: np.ndarray, size: int) -> Selection:
+    """The `size` rows with the largest (n,) score, ties to the lowest row; `where` gives each row's target."""
+    order = leading(score, size)
+    return view.result(order, where[order], score[order])
+
+
+def require_tasks(tasks: Sequence[Any] | None, method: str) -> Sequence[Any]:
+    if tasks is None:
+        raise SelectionError(f"{method} works per task: pass tasks=, one label per column of scores")
+    return tasks

@@ -1,0 +1,34 @@
+"""The evaluation process: `python -m eval REQUEST.json RESPONSE.json`.
+
+A process of its own, so that it may run under another environment's Python and gives back all its memory when it ends.
+Exit code 2 with one line on stderr for a wrong request, 1 with a traceback for anything else.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from eval.request import EvaluationError, check_paths, parse_request, write_json
+
+
+def main(arguments: list[str]) -> int:
+    if len(arguments) != 2:
+        print("usage: python -m eval REQUEST.json RESPONSE.json", file=sys.stderr)
+        return 2
+    source, destination = map(Path, arguments)
+    try:
+        request = parse_request(source.read_text(encoding="utf-8"), origin=str(source))
+        check_paths(request)
+        from eval.scoring import evaluate
+
+        response = evaluate(request, say=lambda line: print(line, flush=True))
+    except (EvaluationError, FileNotFoundError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    write_json(response, destination)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

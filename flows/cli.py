@@ -1,0 +1,205 @@
+"""The `equipoise` command. Nothing heavy is imported before a command needs it, so that `--help` answers at once.
+
+Exit codes: 0 done, 2 a configuration that cannot work (wrong key, missing file, unknown model), 1 a run that failed. A mistake of the
+user's gets one message that names the thing and the remedy; a traceback means a bug of ours.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(
+    help="Find the small, balanced part of an instruction pool worth training on, train on it, and prove what that was worth.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+ConfigArgument = Annotated[Path, typer.Argument(help="YAML run configuration", show_default=False)]
+SetOption = Annotated[list[str], typer.Option("--set", help="override: a.b.c=value (YAML syntax); may be repeated", show_default=False)]
+DEMO_CONFIG = Path("configs/demo.yaml")
+
+
+@contextlib.contextmanager
+def _user_errors() -> Iterator[None]:
+    """Turn what a user can mend into one message and an exit code."""
+    try:
+        yield
+    except typer.Exit:
+        raise
+    except Exception as error:
+        from flows.errors import CONFIGURATION, exit_code
+
+        code = exit_code(error)
+        if code is None:
+            raise
+        kind = "configuration error" if code == CONFIGURATION else "run failed"
+        typer.secho(f"{kind}: {error}", fg="red", err=True)
+        raise typer.Exit(code) from None
+
+
+class _NoTraceback(logging.Filter):
+    """Keeps Prefect's tracebacks out of the terminal; they stay in the Prefect log, and we print one message."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return record.exc_info is None and not record.getMessage().startswith("Finished in state Failed")
+
+
+def _quiet_prefect() -> None:
+    import prefect.logging.configuration
+    from prefect.logging.handlers import PrefectConsoleHandler
+
+    prefect.logging.configuration.setup_logging()
+    for name in ("prefect", "prefect.flow_runs", "prefect.task_runs", "prefect.extra"):
+        for handler in logging.getLogger(name).handlers:
+            if isinstance(handler, PrefectConsoleHandler):
+                handler.addFilter(_NoTraceback())
+
+
+def _run_pipeline(config_path: Path, overrides: list[str]) -> None:
+    from flows.config import load_config
+
+    with _user_errors():
+        config = load_config(config_path, overrides)
+        from flows import console
+        from flows.pipeline import pipeline_flow
+
+        _quiet_prefect()
+        console.show_result(pipeline_flow(config))
+
+
+@app.command()
+def run(config: ConfigArgument, overrides: SetOption = []) -> None:  # noqa: B006  # typer reads the default only
+    """Run the whole pipeline; prints the tables and where the outputs are."""
+    _run_pipeline(config, overrides)
+
+
+@app.command()
+def demo(overrides: SetOption = []) -> None:  # noqa: B006
+    """Run the pipeline on the embedded model and data (from a clone of the repository)."""
+    _run_pipeline(DEMO_CONFIG, overrides)
+
+
+@app.command()
+def validate(config: ConfigArgument, overrides: SetOption = []) -> None:  # noqa: B006
+    """Dry run: every error at once, and an estimate of time and disk."""
+    from flows.config import load_config
+
+    with _user_errors():
+        checked = load_config(config, overrides)
+        from flows.estimate import estimate
+
+        typer.echo(f"{config} is valid.")
+        typer.echo(estimate(checked))
+
+
+@app.command()
+def curate(config: ConfigArgument, overrides: SetOption = []) -> None:  # noqa: B006
+    """Read, clean, attribute, select and export; no fine-tuning."""
+    from flows.config import load_config
+
+    with _user_errors():
+        checked = load_config(config, overrides)
+        from flows import console
+        from flows.pipeline import curate_flow
+
+        _quiet_prefect()
+        curated = curate_flow(checked)
+        console.show_stages(curated.stages)
+        console.show_paths({f"dataset {name}": path for name, path in curated.datasets.items()})
+
+
+@app.command()
+def train(
+    config: ConfigArgument,
+    dataset: Annotated[list[str], typer.Option("--dataset", help="name=folder of an exported dataset; may be repeated")],
+    overrides: SetOption = [],  # noqa: B006
+) -> None:
+    """Fine-tune one adapter per dataset folder."""
+    from flows.config import load_config
+
+    with _user_errors():
+        checked = load_config(config, overrides)
+        from flows import console
+        from flows.pipeline import finetune_flow
+
+        _quiet_prefect()
+        tuned = finetune_flow(checked, _named_folders(dataset, "--dataset"))
+        console.show_stages(tuned)
+        console.show_paths({f"adapter {name}": str(output.path / "adapter") for name, output in tuned.items()})
+
+
+@app.command("eval")
+def evaluate(
+    config: ConfigArgument,
+    model: Annotated[list[str], typer.Option("--model", help="name=folder of a merged model; may be repeated")],
+    overrides: SetOption = [],  # noqa: B006
+) -> None:
+    """Evaluate the base model and every model folder on the same items."""
+    from flows.config import load_config
+
+    with _user_errors():
+        checked = load_config(config, overrides)
+        from flows import console
+        from flows.pipeline import evaluate_flow
+        from flows.stages.evaluation import read_results
+
+        _quiet_prefect()
+        output = evaluate_flow(checked, _named_folders(model, "--model"))
+        console.show_comparison(read_results(output.path))
+        console.show_paths({"results": str(output.path)})
+
+
+@app.command()
+def serve(
+    config: ConfigArgument,
+    cron: Annotated[str, typer.Option(help="schedule, for example '0 2 * * *'")],
+    overrides: SetOption = [],  # noqa: B006
+) -> None:
+    """Serve the pipeline as a Prefect deployment with a schedule (needs PREFECT_API_URL)."""
+    from flows.config import load_config
+
+    with _user_errors():
+        checked = load_config(config, overrides)
+        from flows.deploy import serve_pipeline
+
+        serve_pipeline(checked, cron)
+
+
+@app.command()
+def doctor() -> None:
+    """What this machine can do, and what is missing."""
+    from flows.doctor import diagnose
+
+    healthy = True
+    for check in diagnose():
+        healthy &= check.ok
+        typer.secho(f"{'ok     ' if check.ok else 'problem'}  {check.name}: {check.detail}", fg=None if check.ok else "red")
+    raise typer.Exit(0 if healthy else 1)
+
+
+def _named_folders(pairs: list[str], option: str) -> dict[str, str]:
+    from flows.config import ConfigError
+
+    folders = {}
+    for pair in pairs:
+        name, separator, folder = pair.partition("=")
+        if not separator or not Path(folder).is_dir():
+            raise ConfigError(f"{option} {pair!r}: expected name=folder with an existing folder")
+        folders[name] = folder
+    return folders
+
+
+def main() -> None:
+    sys.exit(app())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,220 @@
+"""The run configuration: one frozen pydantic model, read from YAML, with `--set key=value` overrides.
+
+All errors are reported at once, each with the key, the value and what would be valid, before any work starts. Settings of
+training are `train.settings` as they are, so a field is described in one place. Relative paths are relative to the working directory.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import yaml
+from pydantic import BaseModel, Field, ValidationError, model_validator
+
+from curate.selection import METHODS
+from curate.sources import SourceSpec
+from curate.sources.hub import looks_like_hub_id
+from train.settings import (
+    CoresetSettings,
+    LoraSettings,
+    MixtureSettings,
+    OptimizerSettings,
+    ReweightingSettings,
+    Settings,
+)
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot be run; the message lists every problem."""
+
+
+class DataSettings(Settings):
+    pool: list[SourceSpec] = Field(min_length=1, description="where the pool's rows come from")
+    targets: list[SourceSpec] = Field(min_length=1, description="a few examples per capability; each row needs `capability`")
+    max_rejected: float = Field(0.01, ge=0, le=1, description="largest share of unreadable rows before the run stops")
+
+
+class WarmupSettings(Settings):
+    fraction: float = Field(0.05, gt=0, le=1, description="random share of the pool the warmup trains on (LESS: 0.05)")
+    checkpoints: int = Field(4, ge=1, description="evenly spaced checkpoints that enter the influence")
+    lora: LoraSettings = LoraSettings()
+    optimizer: OptimizerSettings = OptimizerSettings(epochs=4)
+
+
+class InfluenceSettings(Settings):
+    mode: Literal["exact"] = Field("exact", description="exact dot products with every target gradient")
+    adam_rule: Literal["less", "torch", "sgd"] = Field("less", description="how a pool gradient is preconditioned")
+    tokens_per_batch: int = Field(4096, ge=16, description="padded tokens per gradient pass")
+    shard_rows: int = Field(512, ge=1, description="pool rows per shard; a killed run goes on at the first missing shard")
+
+
+class SelectionSettings(Settings):
+    methods: list[str] = Field(["bids", "random"], min_length=1, description="selections to train and compare")
+    budget: int | float = Field(0.1, description="rows to select: a number, or a fraction of the pool below 1")
+
+    @model_validator(mode="after")
+    def _known_methods(self) -> SelectionSettings:
+        for method in self.methods:
+            if method not in METHODS:
+                raise ValueError(f"unknown method {method!r}{_nearest(method, METHODS)}; methods: {', '.join(METHODS)}")
+        if len(set(self.methods)) != len(self.methods):
+            raise ValueError("a method is listed twice")
+        if self.budget < 0 or (isinstance(self.budget, float) and self.budget >= 1 and not self.budget.is_integer()):
+            raise ValueError(f"budget {self.budget} is neither a number of rows nor a fraction below 1")
+        return self
+
+
+class FinetuneSettings(Settings):
+    lora: LoraSettings = LoraSettings()
+    optimizer: OptimizerSettings = OptimizerSettings()
+    mixture: MixtureSettings | None = Field(None, description="temperature sampling; null: proportional")
+    reweighting: ReweightingSettings | None = Field(None, description="loss-based weights; null: uniform")
+    coreset: CoresetSettings | None = Field(None, description="coreset mini-batches; null: the whole batch")
+    accelerate: Path | None = Field(None, description="accelerate configuration file; null: one process")
+
+
+class EvaluationSettings(Settings):
+    items: list[Path] = Field([], description="Parquet files with id, capability, prompt and target, for the held-out loss")
+    tasks: list[str] = Field([], description="lm-evaluation-harness tasks to run on vLLM")
+    task_folder: Path | None = Field(None, description="folder of task YAML files that `tasks` may name")
+    limit: int | None = Field(None, ge=1, description="first items of every task only")
+    backend: Literal["vllm", "hf"] = Field("vllm", description="engine of the tasks")
+    python: Path | None = Field(None, description="interpreter of another environment for the engine; null: this one")
+    max_model_len: int | None = Field(None, ge=16, description="tokens of prompt and answer; null: max_length")
+    resamples: int = Field(2000, ge=100, description="bootstrap resamples behind every interval")
+
+
+class RunConfig(Settings):
+    """Everything one run is told."""
+
+    name: str = Field(description="name of the run, in the report and the Prefect UI", pattern=r"^[\w.-]+$")
+    seed: int = Field(17, ge=0, description="one seed for subsets, order, adapters, resamples")
+    store: Path = Field(Path(".equipoise"), description="folder of the stage outputs")
+    model: str = Field(description="folder or hub id of the base model")
+    max_length: int = Field(2048, ge=8, description="tokens per example; longer ones are cut on the right")
+    data: DataSettings
+    warmup: WarmupSettings = WarmupSettings()
+    influence: InfluenceSettings = InfluenceSettings()
+    selection: SelectionSettings = SelectionSettings()
+    finetune: FinetuneSettings = FinetuneSettings()
+    evaluation: EvaluationSettings = EvaluationSettings()
+
+    @model_validator(mode="after")
+    def _files_exist(self) -> RunConfig:
+        """Every local path must exist now, not after an hour; hub ids cannot be checked without a network."""
+        problems = []
+        for key, path in _local_paths(self):
+            if not path.exists():
+                problems.append(f"{key}: no such file or folder: {path}{_nearest_path(path)}")
+        if problems:
+            raise ValueError("\n".join(problems))
+        return self
+
+
+def _local_paths(config: RunConfig) -> Iterable[tuple[str, Path]]:
+    if _looks_local(config.model):
+        yield "model", Path(config.model)
+    for name, path in (("evaluation.task_folder", config.evaluation.task_folder), ("finetune.accelerate", config.finetune.accelerate)):
+        if path is not None:
+            yield name, path
+    for k, path in enumerate(config.evaluation.items):
+        yield f"evaluation.items.{k}", path
+    for group in ("pool", "targets"):
+        for k, source in enumerate(getattr(config.data, group)):
+            if _looks_local(source.path):
+                yield f"data.{group}.{k}.path", Path(source.path)
+
+
+def _looks_local(path: str) -> bool:
+    return Path(path).exists() or not looks_like_hub_id(path)
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
+    match = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f", did you mean {match[0]!r}?" if match else ""
+
+
+def _nearest_path(path: Path) -> str:
+    folder = path.parent
+    return _nearest(path.name, [p.name for p in folder.iterdir()]) if folder.is_dir() else f" ({folder} does not exist)"
+
+
+def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
+    """Read a YAML file, apply `a.b.c=value` overrides (values in YAML syntax) and validate.
+
+    Raises `ConfigError` with every problem at once.
+    """
+    if not path.is_file():
+        raise ConfigError(f"no such configuration file: {path}{_nearest_path(path)}")
+    try:
+        raw = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{path} must hold a mapping of settings, found {type(raw).__name__}")
+    for override in overrides:
+        _apply(raw, override)
+    return validate(raw, str(path))
+
+
+def validate(raw: dict[str, Any], origin: str = "configuration") -> RunConfig:
+    """`RunConfig` from plain values; raises `ConfigError` naming every bad key."""
+    try:
+        return RunConfig.model_validate(raw)
+    except ValidationError as error:
+        lines = [line for problem in error.errors() for line in _explain(problem)]
+        raise ConfigError(f"{origin}: {len(lines)} problem(s)\n" + "\n".join(f"  - {line}" for line in lines)) from error
+
+
+def _apply(raw: dict[str, Any], override: str) -> None:
+    key, separator, value = override.partition("=")
+    if not separator:
+        raise ConfigError(f"--set {override!r} is not of the form key=value")
+    *parents, last = key.split(".")
+    node: Any = raw
+    for part in parents:
+        if isinstance(node, list):
+            node = node[int(part)] if part.isdigit() and int(part) < len(node) else None
+        elif isinstance(node, dict):
+            node = node.setdefault(part, {}) if node.get(part) is None else node[part]
+        if not isinstance(node, dict | list):
+            raise ConfigError(f"--set {key}: {part!r} holds a single value or nothing, so it has no {last!r} to set")
+    if isinstance(node, list):
+        if not (last.isdigit() and int(last) < len(node)):
+            raise ConfigError(f"--set {key}: {last!r} is not a position of a list of {len(node)}")
+        node[int(last)] = yaml.safe_load(value)
+    else:
+        node[last] = yaml.safe_load(value)
+
+
+def _explain(problem: Any) -> list[str]:
+    """One or more readable lines for one pydantic error."""
+    location = [str(part) for part in problem["loc"]]
+    key = ".".join(location)
+    if problem["type"] == "extra_forbidden":
+        return [f"{key}: unknown key{_nearest(location[-1], _fields_at(RunConfig, location[:-1]))}"]
+    message = problem["msg"].removeprefix("Value error, ")
+    if problem["type"] == "missing":
+        return [f"{key}: is required and not given"]
+    if problem["type"] == "value_error":
+        return [f"{key}: {line}" if key else line for line in message.splitlines()]
+    return [f"{key}: {message} (got {problem['input']!r})"]
+
+
+def _fields_at(model: type[BaseModel], location: Sequence[str]) -> list[str]:
+    """Names of the settings at a place in the configuration, for suggestions."""
+    for part in location:
+        if part.isdigit():
+            continue
+        field = model.model_fields.get(part)
+        if field is None:
+            return []
+        inner = [field.annotation, *get_args(field.annotation)]
+        nested = [kind for kind in inner if isinstance(kind, type) and issubclass(kind, BaseModel)]
+        if not nested:
+            return []
+        model = nested[0]
+    return list(model.model_fields)

@@ -1,0 +1,72 @@
+"""What the command line prints at the end of a run: stage times, result tables, where things are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.table import Table
+
+from eval.compare import AVERAGE, Comparison, MetricTable
+from flows.stages.evaluation import read_results
+from flows.store import StageOutput
+
+if TYPE_CHECKING:
+    from flows.pipeline import PipelineResult
+
+console = Console(soft_wrap=False)
+
+
+def show_stages(stages: Mapping[str, StageOutput]) -> None:
+    table = Table("stage", "rows", "seconds", "", title="Stages", title_justify="left")
+    for name, output in stages.items():
+        rows = ", ".join(f"{key.removeprefix('rows_')} {value:,}" for key, value in output.rows.items())
+        table.add_row(name, rows, f"{output.seconds:.1f}", "from the store" if output.cached else "computed")
+    console.print(table)
+    computed = sum(not output.cached for output in stages.values())
+    if computed:
+        seconds = sum(output.seconds for output in stages.values() if not output.cached)
+        console.print(f"{computed} of {len(stages)} stages computed in {seconds:.0f} s.")
+    else:
+        console.print(f"Nothing was recomputed: all {len(stages)} stages were in the store.")
+
+
+def show_metric(table: MetricTable, confidence: float) -> None:
+    """Means with intervals per model; beside them the verdict against random, where there is a random selection."""
+    way = "higher is better" if table.metric.higher_is_better else "lower is better"
+    control = table.controls[-1] if table.controls else None
+    judged = [m for m in table.models if control and m not in table.controls]
+    grid = Table(
+        "capability",
+        *table.models,
+        *(f"{m} against {control}" for m in judged),
+        title=f"{table.metric.name} ({way}; {confidence:.0%} intervals)",
+        title_justify="left",
+    )
+    for name in (*table.capabilities, AVERAGE):
+        cells = [f"{i.mean:.3f} [{i.low:.3f}, {i.high:.3f}]" for i in (table.cell(m, name) for m in table.models)]
+        found = [table.difference(m, str(control), name) for m in judged]
+        cells += [f"{d.interval.mean:+.3f} [{d.interval.low:+.3f}, {d.interval.high:+.3f}] {d.verdict}" for d in found]
+        grid.add_row(name, *cells, end_section=name == table.capabilities[-1])
+    console.print(grid)
+
+
+def show_comparison(comparison: Comparison) -> None:
+    for table in comparison.tables:
+        show_metric(table, comparison.confidence)
+
+
+def show_paths(paths: Mapping[str, str]) -> None:
+    width = max(map(len, paths), default=0)
+    for name, path in paths.items():
+        console.print(f"{name:<{width}}  {path}", soft_wrap=True, highlight=False)
+
+
+def show_result(result: PipelineResult) -> None:
+    show_stages(result.stages)
+    show_comparison(read_results(Path(result.results).parent))
+    paths = {f"dataset {name}": path for name, path in result.datasets.items()}
+    paths |= {f"adapter {name}": path for name, path in result.adapters.items()}
+    show_paths(paths | {"report": result.report})

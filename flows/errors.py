@@ -1,0 +1,27 @@
+"""Which exceptions are the user's to mend, and with which exit code the command ends."""
+
+from __future__ import annotations
+
+CONFIGURATION, FAILED = 2, 1
+
+
+def exit_code(error: Exception) -> int | None:
+    """2 for settings that cannot work, 1 for a run that failed for a stated reason, None for a bug of ours.
+
+    Our own errors are ValueErrors or RuntimeErrors whose message names the thing and the remedy.
+    """
+    # imported late, because the modules that define them are heavy
+    from curate.sources import SourceError, TooManyRejectedError
+    from eval.items import ItemError
+    from flows.config import ConfigError
+    from flows.process import ProcessError
+    from flows.store import StoreError
+    from train.models import ModelError
+
+    if isinstance(error, TooManyRejectedError):
+        return FAILED
+    if isinstance(error, ConfigError | SourceError | ItemError | ModelError):
+        return CONFIGURATION
+    if isinstance(error, ValueError | OSError | ProcessError | StoreError):
+        return FAILED
+    return None

@@ -1,0 +1,125 @@
+"""The Prefect flows: `curate`, `finetune`, `evaluate`, and `pipeline`, which joins them. Each can be deployed and run alone.
+
+One task per stage, never per row; tasks pass paths and keys, never tensors. What may be skipped is decided by the stage store (content keys), not by Prefect's
+cache, whose keys go stale when a file changes under the same path.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+# before Prefect is imported: its temporary server needs more than 20 s to start on a small machine
+os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "180")
+os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
+
+from prefect import flow, get_run_logger, task
+from prefect.cache_policies import NO_CACHE
+
+from flows import artifacts
+from flows.config import RunConfig
+from flows.report.page import REPORT_FILE, report
+from flows.stages.data import clean, encode, external_digest, ingest
+from flows.stages.evaluation import BASE, EvaluatedModel, evaluate
+from flows.stages.influence import attribution, gradients, warmup
+from flows.stages.selection import DATASET, export, select
+from flows.stages.training import finetune
+from flows.store import StageOutput, StageStore
+
+
+@dataclass(frozen=True)
+class Curated:
+    """What `curate` leaves: every stage's output by name (`select-bids`, `export-bids`, ...) and the dataset folder per method."""
+
+    stages: dict[str, StageOutput]
+    datasets: dict[str, str]
+
+
+@dataclass(frozen=True)
+class PipelineResult:
+    """What `pipeline` leaves: all stages in order, the datasets, the merged models, the evaluation and the report."""
+
+    stages: dict[str, StageOutput]
+    datasets: dict[str, str]
+    adapters: dict[str, str]
+    results: str
+    report: str
+
+
+@task(name="stage", task_run_name="{name}", cache_policy=NO_CACHE)
+def run_stage(name: str, work: Callable[..., StageOutput], *args: Any) -> StageOutput:
+    """Run one stage and say what came of it."""
+    logger = get_run_logger()
+    output = work(*args)
+    rows = ", ".join(f"{key} {value}" for key, value in output.rows.items())
+    state = "found in the store, nothing to do" if output.cached else f"done in {output.seconds:.1f} s"
+    logger.info("%s: %s%s; %s", name, state, f" ({rows})" if rows else "", output.path)
+    return output
+
+
+@flow(name="curate", flow_run_name="curate-{config.name}")
+def curate_flow(config: RunConfig) -> Curated:
+    """Sources in, one exported dataset per selection method out."""
+    store = StageStore(config.store)
+    stages: dict[str, StageOutput] = {}
+
+    def stage(name: str, work: Callable[..., StageOutput], *args: Any) -> StageOutput:
+        stages[name] = run_stage(name, work, config, store, *args)
+        return stages[name]
+
+    ingested = stage("ingest", ingest)
+    cleaned = stage("clean", clean, ingested)
+    encoded = stage("encode", encode, ingested, cleaned)
+    warmed = stage("warmup", warmup, encoded)
+    gradient = stage("gradients", gradients, encoded, warmed)
+    matrix = stage("attribution", attribution, ingested, encoded, gradient)
+    datasets = {}
+    for method in config.selection.methods:
+        selected = stage(f"select-{method}", select, method, cleaned, encoded, matrix)
+        exported = stage(f"export-{method}", export, method, ingested, cleaned, encoded, matrix, selected)
+        datasets[method] = str(exported.path / DATASET)
+    artifacts.curation(config, stages)
+    return Curated(stages, datasets)
+
+
+@flow(name="finetune", flow_run_name="finetune-{config.name}")
+def finetune_flow(config: RunConfig, datasets: dict[str, str]) -> dict[str, StageOutput]:
+    """One adapter per dataset folder (name -> folder), all with the same budget, steps and seed."""
+    store = StageStore(config.store)
+    return {
+        name: run_stage(f"finetune-{name}", finetune, config, store, name, Path(folder), external_digest(folder))
+        for name, folder in datasets.items()
+    }
+
+
+@flow(name="evaluate", flow_run_name="evaluate-{config.name}")
+def evaluate_flow(config: RunConfig, models: dict[str, str]) -> StageOutput:
+    """Task scores and held-out losses of the base model and of every model folder (name -> folder)."""
+    candidates = [EvaluatedModel(BASE, config.model, external_digest(config.model))]
+    candidates += [EvaluatedModel(name, folder, external_digest(folder)) for name, folder in models.items()]
+    output = run_stage("evaluate", evaluate, config, StageStore(config.store), candidates)
+    artifacts.evaluation(config, output)
+    return output
+
+
+@flow(name="pipeline", flow_run_name="{config.name}")
+def pipeline_flow(config: RunConfig) -> PipelineResult:
+    """Curate, fine-tune on every selection, evaluate, report."""
+    curated = curate_flow(config)
+    tuned = finetune_flow(config, curated.datasets)
+    models = {name: str(output.path / "merged") for name, output in tuned.items()}
+    evaluated = evaluate_flow(config, models)
+    stages = curated.stages | {f"finetune-{name}": output for name, output in tuned.items()} | {"evaluate": evaluated}
+    page = run_stage("report", report, config, StageStore(config.store), stages)
+    stages["report"] = page
+    artifacts.stages(config, stages)
+    return PipelineResult(
+        stages=stages,
+        datasets=curated.datasets,
+        adapters={name: str(output.path / "adapter") for name, output in tuned.items()},
+        results=str(evaluated.path / "results.json"),
+        report=str(page.path / REPORT_FILE),
+    )

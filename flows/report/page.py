@@ -1,0 +1,107 @@
+"""The report stage: fill the page's template with tables and figures. Data is escaped; only our own SVG is not."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from eval.compare import AVERAGE, MetricTable
+from flows.config import RunConfig
+from flows.report import plots
+from flows.report.data import ReportData, read_report
+from flows.store import StageOutput, StageStore
+
+REPORT_FILE = "report.html"
+SHOWN_ROWS = 8
+
+
+def report(config: RunConfig, store: StageStore, stages: Mapping[str, StageOutput]) -> StageOutput:
+    """Write report.html from the finished stages."""
+
+    def build(folder: Path) -> None:
+        (folder / REPORT_FILE).write_text(render(read_report(config, stages)), encoding="utf-8")
+
+    return store.run(
+        "report",
+        build,
+        params={"config": config.model_dump(mode="json", exclude={"store"})},
+        inputs={name: output.key for name, output in stages.items()},
+        code=["flows/report", "eval/compare.py"],
+    )
+
+
+def render(data: ReportData) -> str:
+    """The page as one HTML text without references to anything outside it."""
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    figures = {
+        "shares": plots.source_shares({arm.name: arm.shares for arm in data.arms}),
+        "influence": plots.influence_heat_map(data.influence),
+        "evaluation": [plots.evaluation(table) for table in data.comparison.tables],
+        "utility": {arm.name: plots.utility_curve(arm.utility, arm.tasks) for arm in data.arms if any(arm.tasks)},
+        "mixture": {arm.name: plots.mixture(arm.mixture, arm.losses) for arm in data.arms},
+    }
+    return environment.get_template("page.html").render(
+        data=data,
+        config=data.config,
+        figures=_safe(figures),
+        headline=headline(data),
+        results=[_result_rows(table) for table in data.comparison.tables],
+        average=AVERAGE,
+        shown=SHOWN_ROWS,
+        removed_counts=Counter((row["filter"], row["source"]) for row in data.removed),
+        total_seconds=sum(output.seconds for output in data.stages.values()),
+        style=Markup((Path(__file__).parent / "page.css").read_text()),
+    )
+
+
+def headline(data: ReportData) -> list[str]:
+    """What came of it in a sentence per metric and method; a difference whose interval contains zero is not called a win."""
+    sentences = []
+    for table in data.comparison.tables:
+        control = table.controls[-1] if table.controls else None
+        for model in table.models:
+            if control is None or model in table.controls:
+                continue
+            found = [table.difference(model, control, name) for name in table.capabilities]
+            counts = Counter(d.verdict for d in found)
+            average = table.difference(model, control, AVERAGE)
+            sentences.append(
+                f"{table.metric.name}: {model} against {control} is better on {counts['better']}, worse on {counts['worse']} and not "
+                f"clearly different on {counts['no clear difference']} of {len(found)} capabilities; on average {average.verdict} "
+                f"({average.interval.mean:+.3f}, interval {average.interval.low:+.3f} to {average.interval.high:+.3f})."
+            )
+    return sentences
+
+
+def _result_rows(table: MetricTable) -> dict:
+    control = table.controls[-1] if table.controls else None
+    judged = [m for m in table.models if control and m not in table.controls]
+    names = [*table.capabilities, AVERAGE]
+    return {
+        "metric": table.metric,
+        "models": table.models,
+        "judged": judged,
+        "control": control,
+        "rows": [
+            {
+                "name": name,
+                "cells": [table.cell(model, name) for model in table.models],
+                "differences": [table.difference(model, str(control), name) for model in judged],
+            }
+            for name in names
+        ],
+    }
+
+
+def _safe(figures: object) -> object:
+    if isinstance(figures, dict):
+        return {name: _safe(value) for name, value in figures.items()}
+    if isinstance(figures, list):
+        return [_safe(value) for value in figures]
+    return Markup(figures)

@@ -1,0 +1,196 @@
+"""Warmup, gradients and attribution: from tokens to the score of every pool row on every target."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from tqdm import tqdm
+
+from curate.influence import AttributionMatrix, attribution_matrix
+from curate.influence.checkpoints import learning_rate_weights, load_checkpoint
+from curate.influence.exact import pool_cosines, target_gradients
+from curate.records import read_examples
+from flows.config import RunConfig
+from flows.stages.data import POOL, TARGETS, external_digest
+from flows.stages.training import launch_training
+from flows.store import Accounting, StageOutput, StageStore
+from train.encoding import read_encoded, write_encoded
+from train.models import load_adapter, load_base, load_tokenizer
+from train.settings import TrainJob
+
+ATTRIBUTION, ROWS, COLUMNS, SUMMARY = "attribution.npy", "rows.parquet", "columns.parquet", "attribution.json"
+INFLUENCE_CODE = ["train/encoding.py", "train/losses.py", "train/per_example.py", "curate/influence", "flows/stages/influence.py"]
+
+
+def warmup(config: RunConfig, store: StageStore, encoded: StageOutput) -> StageOutput:
+    """Train briefly on a random sample of the pool; keep adapters, Adam moments and learning rates."""
+    settings = config.warmup
+
+    def build(folder: Path) -> None:
+        pool = read_encoded(encoded.path / POOL)
+        count = max(1, int(settings.fraction * len(pool)))
+        rng = np.random.default_rng([config.seed, 1])
+        sample = [pool[i] for i in sorted(rng.choice(len(pool), size=count, replace=False))]
+        write_encoded(folder / "sample.parquet", sample)
+        job = TrainJob(
+            model=config.model,
+            data=folder / "sample.parquet",
+            output=folder,
+            seed=config.seed,
+            max_length=config.max_length,
+            lora=settings.lora,
+            optimizer=settings.optimizer,
+            checkpoints=settings.checkpoints,
+            merge=False,
+        )
+        launch_training(job, None, "warmup")
+
+    return store.run(
+        "warmup",
+        build,
+        params={"settings": settings.model_dump(mode="json"), "seed": config.seed},
+        inputs={"encode": encoded.key, "model": external_digest(config.model)},
+        code=["train", "flows/stages/influence.py"],
+    )
+
+
+def gradients(config: RunConfig, store: StageStore, encoded: StageOutput, warmed: StageOutput) -> StageOutput:
+    """Cosines of every pool row with every target at each warmup checkpoint, shard by shard; a killed run goes on at the missing shard."""
+    settings = config.influence
+
+    def build(folder: Path) -> Accounting:
+        pool, targets = read_encoded(encoded.path / POOL), read_encoded(encoded.path / TARGETS)
+        pad_id = load_tokenizer(config.model).pad_token_id
+        folders = sorted(warmed.path.glob("checkpoint-*"), key=lambda p: int(p.name.split("-")[1]))
+        excluded: dict[str, str] = {}
+        shares: list[float] = []
+        with tqdm(total=len(folders) * len(pool), desc="gradients", unit="row") as bar:
+            for k, path in enumerate(folders, start=1):
+                part = _checkpoint_cosines(config, folder, k, path, pool, targets, pad_id, bar)
+                excluded |= part["excluded"]
+                shares.append(part["small_v_share"])
+        (folder / "excluded.json").write_text(json.dumps(excluded, indent=1))
+        rates = [load_checkpoint(path).learning_rates for path in folders]
+        (folder / "checkpoints.json").write_text(
+            json.dumps({"weights": learning_rate_weights(rates).tolist(), "share_of_v_below_eps": shares}, indent=1)
+        )
+        lost = sum(row.id in excluded for row in pool)
+        return Accounting(len(pool), len(pool) - lost, excluded=lost)
+
+    return store.run(
+        "gradients",
+        build,
+        params={"adam_rule": settings.adam_rule, "shard_rows": settings.shard_rows},
+        inputs={"encode": encoded.key, "warmup": warmed.key, "model": external_digest(config.model)},
+        code=INFLUENCE_CODE,
+        resumable=True,
+    )
+
+
+def _checkpoint_cosines(config, folder: Path, k: int, path: Path, pool, targets, pad_id: int, bar: tqdm) -> dict:
+    """dots-K.npy from its shards; each shard is written under a temporary name and renamed."""
+    done = folder / f"dots-{k}.npy"
+    notes = folder / f"excluded-{k}.json"
+    if done.exists() and notes.exists():
+        bar.update(len(pool))
+        return json.loads(notes.read_text())
+    size = config.influence.shard_rows
+    shards = [(start, folder / f"shard-{k}-{start:08d}") for start in range(0, len(pool), size)]
+    model = unit = checkpoint = None
+    found: dict[str, str] = {}
+    small: list[tuple[int, float]] = []
+    for start, shard in shards:
+        rows = pool[start : start + size]
+        array, note = shard.with_suffix(".npy"), shard.with_suffix(".json")
+        if array.exists() and note.exists():
+            bar.update(len(rows))
+        else:
+            if model is None:
+                checkpoint = load_checkpoint(path)
+                model = load_adapter(load_base(config.model), path)
+                unit = target_gradients(model, targets, pad_id, config.influence.tokens_per_batch)
+            part = pool_cosines(
+                model,
+                checkpoint,
+                rows,
+                unit,
+                pad_id,
+                rule=config.influence.adam_rule,
+                tokens_per_batch=config.influence.tokens_per_batch,
+                on_batch=bar.update,
+            )
+            _write_whole(note, json.dumps({"excluded": part.excluded, "small_v_share": part.small_v_share}).encode())
+            temporary = shard.with_suffix(".tmp.npy")
+            np.save(temporary, part.values)
+            temporary.rename(array)
+        state = json.loads(note.read_text())
+        found |= state["excluded"]
+        small.append((len(rows), state["small_v_share"]))
+    np.save(done, np.concatenate([np.load(shard.with_suffix(".npy")) for _, shard in shards]))
+    share = sum(n * s for n, s in small) / len(pool)
+    _write_whole(notes, json.dumps({"excluded": found, "small_v_share": share}, indent=1).encode())
+    for _, shard in shards:
+        shard.with_suffix(".npy").unlink()
+        shard.with_suffix(".json").unlink()
+    return {"excluded": found, "small_v_share": share}
+
+
+def _write_whole(path: Path, content: bytes) -> None:
+    temporary = path.with_suffix(".tmp")
+    temporary.write_bytes(content)
+    temporary.rename(path)
+
+
+def attribution(
+    config: RunConfig, store: StageStore, ingested: StageOutput, encoded: StageOutput, gradient: StageOutput
+) -> StageOutput:
+    """The matrix A with its row ids, its columns and what had to be left out."""
+
+    def build(folder: Path) -> Accounting:
+        rows = [row.id for row in read_encoded(encoded.path / POOL)]
+        columns = [row.id for row in read_encoded(encoded.path / TARGETS)]
+        capability = {t.id: str(t.capability) for t in read_examples(ingested.path / TARGETS)}
+        weights = np.array(json.loads((gradient.path / "checkpoints.json").read_text())["weights"])
+        parts = [np.load(gradient.path / f"dots-{k}.npy", mmap_mode="r") for k in range(1, len(weights) + 1)]
+        matrix = attribution_matrix(parts, weights, rows, columns, [capability[c] for c in columns])
+        write_attribution(folder, matrix)
+        return Accounting(len(rows), len(matrix.row_ids), excluded=len(matrix.excluded_rows))
+
+    return store.run(
+        "attribution",
+        build,
+        params={},
+        inputs={"ingest": ingested.key, "encode": encoded.key, "gradients": gradient.key},
+        code=["curate/influence/attribution.py", "flows/stages/influence.py"],
+    )
+
+
+def write_attribution(folder: Path, matrix: AttributionMatrix) -> None:
+    np.save(folder / ATTRIBUTION, matrix.values)
+    pq.write_table(pa.table({"id": matrix.row_ids}), folder / ROWS)
+    pq.write_table(
+        pa.table({"id": matrix.column_ids, "task": matrix.tasks, "mean": matrix.mean, "std": matrix.std}), folder / COLUMNS
+    )
+    (folder / SUMMARY).write_text(
+        json.dumps(
+            {
+                "weights": matrix.weights.tolist(),
+                "excluded_rows": matrix.excluded_rows,
+                "excluded_columns": matrix.excluded_columns,
+            },
+            indent=1,
+        )
+    )
+
+
+def read_attribution(folder: Path) -> tuple[np.ndarray, list[str], list[str]]:
+    """Scores as a memory map, the rows' ids, the columns' tasks."""
+    return (
+        np.load(folder / ATTRIBUTION, mmap_mode="r"),
+        pq.read_table(folder / ROWS)["id"].to_pylist(),
+        pq.read_table(folder / COLUMNS)["task"].to_pylist(),
+    )

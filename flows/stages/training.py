@@ -1,0 +1,55 @@
+"""Fine-tuning as a stage: one adapter per selection, each with exactly the same budget, steps and seed."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from flows.config import RunConfig
+from flows.process import run_logged
+from flows.stages.data import external_digest
+from flows.store import StageOutput, StageStore
+from train.settings import TrainJob
+
+JOB = "job.json"
+TRAIN_LOG = "train.log"
+
+
+def launch_training(job: TrainJob, accelerate_config: Path | None, name: str) -> None:
+    """Run `accelerate launch -m train` on `job`; raises `ProcessError` with the reason when it fails."""
+    path = job.output / JOB
+    path.write_text(job.model_dump_json(indent=1))
+    launcher = [sys.executable, "-m", "accelerate.commands.launch"]
+    if accelerate_config:
+        launcher += ["--config_file", str(accelerate_config)]
+    else:
+        launcher += ["--num_processes", "1", "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
+    run_logged([*launcher, "-m", "train", str(path)], job.output / TRAIN_LOG, name=name)
+
+
+def finetune(config: RunConfig, store: StageStore, arm: str, dataset: Path, dataset_key: str) -> StageOutput:
+    """Fine-tune the base model on an exported dataset folder."""
+    settings = config.finetune
+
+    def build(folder: Path) -> None:
+        job = TrainJob(
+            model=config.model,
+            data=dataset / "data",
+            output=folder,
+            seed=config.seed,
+            max_length=config.max_length,
+            lora=settings.lora,
+            optimizer=settings.optimizer,
+            mixture=settings.mixture,
+            reweighting=settings.reweighting,
+            coreset=settings.coreset,
+        )
+        launch_training(job, settings.accelerate, f"fine-tuning on {arm}")
+
+    return store.run(
+        "finetune",
+        build,
+        params={"arm": arm, "settings": settings.model_dump(mode="json"), "seed": config.seed, "max_length": config.max_length},
+        inputs={"dataset": dataset_key, "model": external_digest(config.model)},
+        code=["train", "flows/stages/training.py"],
+    )

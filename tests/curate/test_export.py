@@ -1,0 +1,124 @@
+"""The exported folder is opened as its users open it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+
+import pytest
+import yaml
+
+from curate.export import CardInfo, ExportError, PoolSource, export_dataset, hub_license, pool_sources
+from curate.records import Example, Message
+
+POOL = [
+    Example(
+        f"row-{number}",
+        "we|b" if number % 3 else "books",
+        (Message("user", f"Frage {number}?\nnaïve"), Message("assistant", "数 \u2028 <b>")),
+        "MIT" if number % 3 else "CC-BY-SA-3.0 (Stack Overflow)",
+        "d",
+        f"f:{number}",
+    )
+    for number in range(12)
+]
+ORDER = [7, 2, 9, 0, 11]
+EXAMPLES = [POOL[row] for row in ORDER]
+ROWS = [{"id": f"row-{row}", "rank": rank, "utility": 2.5 - rank, "task": "math"} for rank, row in enumerate(ORDER)]
+CARD = CardInfo(
+    title="Five: a small set",
+    summary="Five conversations.",
+    method="BIDS, 5 of 12 rows.",
+    pool=pool_sources(POOL),
+    removed={"exact_duplicates": 3, "target_overlap": 0},
+    gaps=("No dialogue of more than one turn.",),
+    languages=("de",),
+)
+
+
+def header(folder):
+    return yaml.safe_load((folder / "README.md").read_text(encoding="utf-8").split("---\n")[1])
+
+
+@pytest.mark.parametrize("rows_per_shard", [2, 100])
+def test_load_dataset_opens_it_in_rank_order(tmp_path, rows_per_shard):
+    import datasets
+
+    folder = tmp_path / "set"
+    export_dataset(folder, EXAMPLES, ROWS, CARD, rows_per_shard=rows_per_shard)
+    loaded = datasets.load_dataset(str(folder), cache_dir=str(tmp_path / "cache"))
+    assert list(loaded) == ["train"]
+    train = loaded["train"]
+    assert train.column_names == ["id", "source", "license", "domain", "messages", "rank", "utility", "task"]
+    assert train["id"][:] == [example.id for example in EXAMPLES]
+    assert train["rank"][:] == [0, 1, 2, 3, 4] and train["utility"][:] == [2.5, 1.5, 0.5, -0.5, -1.5]
+    chat = [[{"role": turn.role, "content": turn.content} for turn in example.messages] for example in EXAMPLES]
+    assert train["messages"][:] == chat
+    lines = (folder / "chat.jsonl").read_text(encoding="utf-8").split("\n")
+    assert [json.loads(line)["messages"] for line in lines[:-1]] == chat and lines[-1] == ""
+    shards = sorted(path.name for path in (folder / "data").iterdir())
+    assert shards == (
+        [f"train-{part:05d}-of-00003.parquet" for part in range(3)]
+        if rows_per_shard == 2
+        else ["train-00000-of-00001.parquet"]
+    )
+
+
+def test_card(tmp_path):
+    export_dataset(tmp_path, EXAMPLES, ROWS, CARD)
+    assert header(tmp_path) == {
+        "pretty_name": "Five: a small set",
+        "language": ["de"],
+        "license": ["mit", "other"],
+        "task_categories": ["text-generation"],
+        "size_categories": ["n<1K"],
+        "tags": ["equipoise", "instruction-tuning", "data-selection"],
+        "configs": [{"config_name": "default", "data_files": [{"split": "train", "path": "data/train-*.parquet"}]}],
+    }
+    text = (tmp_path / "README.md").read_text(encoding="utf-8")
+    assert "| we\\|b | MIT | 8 | 66.7% | 3 | 60.0% |" in text
+    assert "| books | CC-BY-SA-3.0 (Stack Overflow) | 4 | 33.3% | 2 | 40.0% |" in text
+    assert "| exact_duplicates | 3 |" in text and "- No dialogue of more than one turn." in text
+    assert "BIDS, 5 of 12 rows." in text
+
+
+def test_manifest_and_equal_bytes(tmp_path):
+    lineage = {"selection": "abc", "seed": 0}
+    first = export_dataset(tmp_path / "a", EXAMPLES, ROWS, CARD, lineage=lineage)
+    export_dataset(tmp_path / "b", EXAMPLES, ROWS, CARD, lineage=lineage)
+    names = sorted(
+        path.relative_to(tmp_path / "a").as_posix() for path in (tmp_path / "a").rglob("*") if path.is_file()
+    )
+    assert names == ["README.md", "chat.jsonl", "data/train-00000-of-00001.parquet", "manifest.json"]
+    for name in names:
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+    assert json.loads((tmp_path / "a" / "manifest.json").read_text(encoding="utf-8")) == first
+    assert first["rows"] == 5 and first["sources"] == {"books": 2, "we|b": 3} and first["lineage"] == lineage
+    assert sorted(first["files"]) == names[:-1]
+    for name, entry in first["files"].items():
+        content = (tmp_path / "a" / name).read_bytes()
+        assert entry == {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
+
+
+def test_a_random_selection_has_no_task_or_utility(tmp_path):
+    rows = [{**row, "task": None, "utility": None} for row in ROWS]
+    assert export_dataset(tmp_path, EXAMPLES, rows, CARD)["tasks"] == {}
+
+
+@pytest.mark.parametrize(
+    ("examples", "rows", "message"),
+    [
+        ([], [], "nothing to export"),
+        (EXAMPLES[:3], ROWS, "3 examples but 5 selection rows"),
+        (EXAMPLES[::-1], ROWS, "row 0: example 'row-11' stands where the selection has 'row-7'"),
+        (EXAMPLES, [{**row, "rank": 0} for row in ROWS], r"row 1 \('row-2'\): rank 0 does not ascend"),
+    ],
+)
+def test_lists_that_do_not_belong_together(tmp_path, examples, rows, message):
+    with pytest.raises(ExportError, match=message):
+        export_dataset(tmp_path, examples, rows, CARD)
+
+
+def test_licences_and_pool_counts():
+    assert hub_license("CC-BY-SA-4.0") == "cc-by-sa-4.0" and hub_license("my own") == "other"
+    assert pool_sources(POOL) == (PoolSource("we|b", "MIT", 8), PoolSource("books", "CC-BY-SA-3.0 (Stack Overflow)", 4))

@@ -1,0 +1,34 @@
+"""How often each domain is drawn: temperature probabilities, Cooldown, the epoch cap and the exact sampler."""
+
+from train.mixture.probabilities import (
+    MixtureError,
+    scalarization_weights,
+    temperature_probabilities,
+    unimax_probabilities,
+    variance_factor,
+)
+from train.mixture.sampler import MixtureSampler, rank_share, systematic_counts
+from train.mixture.schedules import ConstantSchedule, CooldownSchedule, LinearSchedule, Schedule, StepSchedule
+from train.mixture.segments import Segment, expected_epochs, schedule_taus, segment_probabilities
+from train.waterfill import water_fill
+
+__all__ = [
+    "ConstantSchedule",
+    "CooldownSchedule",
+    "LinearSchedule",
+    "MixtureError",
+    "MixtureSampler",
+    "Schedule",
+    "Segment",
+    "StepSchedule",
+    "expected_epochs",
+    "rank_share",
+    "scalarization_weights",
+    "schedule_taus",
+    "segment_probabilities",
+    "systematic_counts",
+    "temperature_probabilities",
+    "unimax_probabilities",
+    "variance_factor",
+    "water_fill",
+]

@@ -1,0 +1,66 @@
+"""Adam moments by parameter name and the learning rates really used, saved beside each warmup checkpoint.
+
+Written by our own callback, the same on one CPU or several GPUs, and never taken from the layout of an optimizer file: in the
+reference code that layout keyed the state by integers that could not be matched to parameters.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from transformers import TrainerCallback
+
+from train.models import trainable
+
+MOMENTS_FILE = "moments.safetensors"
+OPTIMIZER_FILE = "optimizer.json"
+
+
+def checkpoint_steps(total_steps: int, count: int) -> list[int]:
+    """`count` evenly spaced optimizer steps, the last one at the end; fewer when there are fewer steps."""
+    return sorted({max(1, round(k * total_steps / count)) for k in range(1, count + 1)})
+
+
+class SaveMoments(TrainerCallback):
+    """Save adapter, moments and used learning rates at `checkpoint_steps`, as output/checkpoint-1, -2, ..."""
+
+    def __init__(self, output: Path, total_steps: int, count: int) -> None:
+        self.output = output
+        self.steps = checkpoint_steps(total_steps, count)
+        self.rates: list[float] = []
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, *, optimizer: Any, **kwargs: Any) -> None:
+        # read before the step: afterwards the scheduler has already moved on
+        self.rates.append(float(optimizer.param_groups[0]["lr"]))
+
+    def on_step_end(self, args: Any, state: Any, control: Any, *, model: Any, optimizer: Any, **kwargs: Any) -> None:
+        if state.global_step not in self.steps:
+            return
+        rates, self.rates = self.rates, []
+        if not state.is_world_process_zero:
+            return
+        folder = self.output / f"checkpoint-{self.steps.index(state.global_step) + 1}"
+        model.save_pretrained(folder)
+        raw = getattr(optimizer, "optimizer", optimizer)
+        moments: dict[str, torch.Tensor] = {}
+        for name, parameter in trainable(model).items():
+            for key in ("exp_avg", "exp_avg_sq"):
+                moments[f"{key}.{name}"] = raw.state[parameter][key].detach().float().cpu().contiguous()
+        save_file(moments, folder / MOMENTS_FILE)
+        group = raw.param_groups[0]
+        (folder / OPTIMIZER_FILE).write_text(
+            json.dumps(
+                {
+                    "step": state.global_step,
+                    "betas": list(group["betas"]),
+                    "eps": group["eps"],
+                    "weight_decay": group["weight_decay"],
+                    "learning_rates": rates,
+                },
+                indent=1,
+            )
+        )

@@ -2,11 +2,11 @@
 
     python demo/build_data.py --data DIR        # DIR holds pool/*.parquet and eval/*.parquet
 
-The pool is lopsided on purpose (one source makes up over half of it), as scraped instruction pools are. A row belongs to
-the demo pool or to the slice that the embedded model was pretrained on by a hash of its id, never to both
+The pool is lopsided on purpose (one source makes up over half of it), as scraped instruction pools are. A row belongs
+to the demo pool or to the slice that the embedded model was pretrained on by a hash of its id, never to both
 (`pretraining_slice`). Targets and evaluation items come from the sources' own test splits and are disjoint by id and
-by text: a row that shares its id, its prompt or a run of 13 words of it with another part is left out and named.
-Takes a few seconds.
+by text: a row that shares its id, its prompt or a run of 13 words of it with another part is left out and named. Takes
+a few seconds.
 """
 
 from __future__ import annotations
@@ -97,9 +97,7 @@ def with_listed_choices(rows: list[dict], capability: str) -> list[dict]:
     items = []
     for row in rows:
         options = [f"({LETTERS[i]}) {choice}" for i, choice in enumerate(row["choices"])]
-        items.append(
-            item(row, capability, "\n".join([row["prompt"], *options]), options, row["answer_index"])
-        )
+        items.append(item(row, capability, "\n".join([row["prompt"], *options]), options, row["answer_index"]))
     return items
 
 
@@ -134,14 +132,10 @@ def build_items(data: Path, rng: random.Random) -> dict[str, list[dict]]:
     flores = [row for row in rows("multilingual_flores200") if row["domain"].split(":")[1] in LANGUAGES[:4]]
     sentences: set[str] = set()
     flores = rng.sample(flores, len(flores))
-    flores = [
-        row for row in flores if not (row["prompt"][-60:] in sentences or sentences.add(row["prompt"][-60:]))
-    ]
+    flores = [row for row in flores if not (row["prompt"][-60:] in sentences or sentences.add(row["prompt"][-60:]))]
     items = {
         "math": with_drawn_choices(gsm, "math", solutions, ["gsm8k"] * len(gsm), rng),
-        "code": with_drawn_choices(
-            conala, "code", [row["target"] for row in conala], ["conala"] * len(conala), rng
-        ),
+        "code": with_drawn_choices(conala, "code", [row["target"] for row in conala], ["conala"] * len(conala), rng),
         "reasoning": with_listed_choices(rows("reasoning_commonsenseqa"), "reasoning"),
         "knowledge": with_listed_choices(rows("knowledge_openbookqa"), "knowledge"),
         "multilingual": with_drawn_choices(
@@ -154,7 +148,8 @@ def build_items(data: Path, rng: random.Random) -> dict[str, list[dict]]:
 
 
 class Parts:
-    """Which part owns which id, prompt and run of words of a prompt; a row that clashes with another part is left out."""
+    """Which part owns which id, prompt and run of words of a prompt; a row that clashes with another part is left
+    out."""
 
     def __init__(self) -> None:
         self.owner: dict[object, str] = {}
@@ -184,16 +179,10 @@ def main() -> None:
             row for row in candidates[:TARGETS_PER_CAPABILITY] if parts.claim("targets", row["id"], row["prompt"])
         ]
         rest = (
-            row
-            for row in candidates[TARGETS_PER_CAPABILITY:]
-            if parts.claim("evaluation", row["id"], row["prompt"])
+            row for row in candidates[TARGETS_PER_CAPABILITY:] if parts.claim("evaluation", row["id"], row["prompt"])
         )
         evaluation[capability] = list(islice(rest, EVALUATION_PER_CAPABILITY))
-    pool = [
-        row
-        for row in build_pool(data, rng)
-        if parts.claim("pool", row["id"], row["messages"][0]["content"])
-    ]
+    pool = [row for row in build_pool(data, rng) if parts.claim("pool", row["id"], row["messages"][0]["content"])]
 
     out = HERE / "data"
     (out / "eval").mkdir(parents=True, exist_ok=True)

@@ -1,12 +1,13 @@
-"""Pretrain the embedded model: a byte-level BPE tokenizer and a small Llama, from scratch, on permissively licensed text.
+"""Pretrain the embedded model: a byte-level BPE tokenizer and a small Llama, from scratch, on permissively licensed
+text.
 
     python demo/pretrain.py --data DIR --work DIR      # DIR holds text/*.parquet and pool/*.parquet
 
-It exists so that the demo and the tests need no download. Muon for the matrices and AdamW for the rest, because at a few
-tens of millions of tokens Muon reaches a given loss in clearly fewer steps; a warmup-stable-decay schedule, because a
-run can then be stopped early by lowering --steps before the decay begins. The chat slice of the pool (`build_data.in_pretraining_slice`) is
-disjoint from the demo's pool by construction. Cost: about an hour and a half on 2 CPU cores, minutes on a GPU.
-A killed run goes on from the last checkpoint in --work.
+It exists so that the demo and the tests need no download. Muon for the matrices and AdamW for the rest, because at a
+few tens of millions of tokens Muon reaches a given loss in clearly fewer steps; a warmup-stable-decay schedule,
+because a run can then be stopped early by lowering --steps before the decay begins. The chat slice of the pool
+(`build_data.in_pretraining_slice`) is disjoint from the demo's pool by construction. Cost: about an hour and a half on
+2 CPU cores, minutes on a GPU. A killed run goes on from the last checkpoint in --work.
 """
 
 from __future__ import annotations

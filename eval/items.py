@@ -1,4 +1,5 @@
-"""Evaluation items with one reference answer: what the held-out loss is measured on, and what the leakage guard protects."""
+"""Evaluation items with one reference answer: what the held-out loss is measured on, and what the leakage guard
+protects."""
 
 from __future__ import annotations
 

@@ -32,13 +32,17 @@ def curation(config: RunConfig, outputs: Mapping[str, StageOutput]) -> None:
             }
             for share in shares
         ]
-        create_table_artifact(rows, key=_key(config, f"sources-{method}"), description=f"Sources before and after `{method}`")
+        create_table_artifact(
+            rows, key=_key(config, f"sources-{method}"), description=f"Sources before and after `{method}`"
+        )
 
 
 def evaluation(config: RunConfig, output: StageOutput) -> None:
     """The result tables with their intervals."""
     create_markdown_artifact(
-        read_results(output.path).to_markdown(), key=_key(config, "evaluation"), description="Capabilities with intervals"
+        read_results(output.path).to_markdown(),
+        key=_key(config, "evaluation"),
+        description="Capabilities with intervals",
     )
 
 

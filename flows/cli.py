@@ -1,7 +1,7 @@
 """The `equipoise` command. Nothing heavy is imported before a command needs it, so that `--help` answers at once.
 
-Exit codes: 0 done, 2 a configuration that cannot work (wrong key, missing file, unknown model), 1 a run that failed. A mistake of the
-user's gets one message that names the thing and the remedy; a traceback means a bug of ours.
+Exit codes: 0 done, 2 a configuration that cannot work (wrong key, missing file, unknown model), 1 a run that failed. A
+mistake of the user's gets one message that names the thing and the remedy; a traceback means a bug of ours.
 """
 
 from __future__ import annotations
@@ -16,14 +16,16 @@ from typing import Annotated
 import typer
 
 app = typer.Typer(
-    help="Find the small, balanced part of an instruction pool worth training on, train on it, and prove what that was worth.",
+    help="Find the small, balanced part of an instruction pool worth training on, train on it, prove what that was worth.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
 
 ConfigArgument = Annotated[Path, typer.Argument(help="YAML run configuration", show_default=False)]
-SetOption = Annotated[list[str], typer.Option("--set", help="override: a.b.c=value (YAML syntax); may be repeated", show_default=False)]
+SetOption = Annotated[
+    list[str], typer.Option("--set", help="override: a.b.c=value (YAML syntax); may be repeated", show_default=False)
+]
 DEMO_CONFIG = Path("configs/demo.yaml")
 
 
@@ -119,7 +121,9 @@ def curate(config: ConfigArgument, overrides: SetOption = []) -> None:  # noqa: 
 @app.command()
 def train(
     config: ConfigArgument,
-    dataset: Annotated[list[str], typer.Option("--dataset", help="name=folder of an exported dataset; may be repeated")],
+    dataset: Annotated[
+        list[str], typer.Option("--dataset", help="name=folder of an exported dataset; may be repeated")
+    ],
     overrides: SetOption = [],  # noqa: B006
 ) -> None:
     """Fine-tune one adapter per dataset folder."""
@@ -181,7 +185,9 @@ def doctor() -> None:
     healthy = True
     for check in diagnose():
         healthy &= check.ok
-        typer.secho(f"{'ok     ' if check.ok else 'problem'}  {check.name}: {check.detail}", fg=None if check.ok else "red")
+        typer.secho(
+            f"{'ok     ' if check.ok else 'problem'}  {check.name}: {check.detail}", fg=None if check.ok else "red"
+        )
     raise typer.Exit(0 if healthy else 1)
 
 

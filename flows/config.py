@@ -1,7 +1,8 @@
 """The run configuration: one frozen pydantic model, read from YAML, with `--set key=value` overrides.
 
-All errors are reported at once, each with the key, the value and what would be valid, before any work starts. Settings of
-training are `train.settings` as they are, so a field is described in one place. Relative paths are relative to the working directory.
+All errors are reported at once, each with the key, the value and what would be valid, before any work starts. Settings
+of training are `train.settings` as they are, so a field is described in one place. Relative paths are relative to the
+working directory.
 """
 
 from __future__ import annotations
@@ -33,7 +34,9 @@ class ConfigError(ValueError):
 
 class DataSettings(Settings):
     pool: list[SourceSpec] = Field(min_length=1, description="where the pool's rows come from")
-    targets: list[SourceSpec] = Field(min_length=1, description="a few examples per capability; each row needs `capability`")
+    targets: list[SourceSpec] = Field(
+        min_length=1, description="a few examples per capability; each row needs `capability`"
+    )
     max_rejected: float = Field(0.01, ge=0, le=1, description="largest share of unreadable rows before the run stops")
 
 
@@ -48,7 +51,9 @@ class InfluenceSettings(Settings):
     mode: Literal["exact"] = Field("exact", description="exact dot products with every target gradient")
     adam_rule: Literal["less", "torch", "sgd"] = Field("less", description="how a pool gradient is preconditioned")
     tokens_per_batch: int = Field(4096, ge=16, description="padded tokens per gradient pass")
-    shard_rows: int = Field(512, ge=1, description="pool rows per shard; a killed run goes on at the first missing shard")
+    shard_rows: int = Field(
+        512, ge=1, description="pool rows per shard; a killed run goes on at the first missing shard"
+    )
 
 
 class SelectionSettings(Settings):
@@ -77,7 +82,9 @@ class FinetuneSettings(Settings):
 
 
 class EvaluationSettings(Settings):
-    items: list[Path] = Field([], description="Parquet files with id, capability, prompt and target, for the held-out loss")
+    items: list[Path] = Field(
+        [], description="Parquet files with id, capability, prompt and target, for the held-out loss"
+    )
     tasks: list[str] = Field([], description="lm-evaluation-harness tasks to run on vLLM")
     task_folder: Path | None = Field(None, description="folder of task YAML files that `tasks` may name")
     limit: int | None = Field(None, ge=1, description="first items of every task only")
@@ -117,7 +124,10 @@ class RunConfig(Settings):
 def _local_paths(config: RunConfig) -> Iterable[tuple[str, Path]]:
     if _looks_local(config.model):
         yield "model", Path(config.model)
-    for name, path in (("evaluation.task_folder", config.evaluation.task_folder), ("finetune.accelerate", config.finetune.accelerate)):
+    for name, path in (
+        ("evaluation.task_folder", config.evaluation.task_folder),
+        ("finetune.accelerate", config.finetune.accelerate),
+    ):
         if path is not None:
             yield name, path
     for k, path in enumerate(config.evaluation.items):
@@ -166,7 +176,9 @@ def validate(raw: dict[str, Any], origin: str = "configuration") -> RunConfig:
         return RunConfig.model_validate(raw)
     except ValidationError as error:
         lines = [line for problem in error.errors() for line in _explain(problem)]
-        raise ConfigError(f"{origin}: {len(lines)} problem(s)\n" + "\n".join(f"  - {line}" for line in lines)) from error
+        raise ConfigError(
+            f"{origin}: {len(lines)} problem(s)\n" + "\n".join(f"  - {line}" for line in lines)
+        ) from error
 
 
 def _apply(raw: dict[str, Any], override: str) -> None:

@@ -6,13 +6,16 @@ from flows.config import ConfigError, RunConfig
 
 
 def serve_pipeline(config: RunConfig, cron: str) -> None:
-    """Serve `pipeline` on a schedule until interrupted. Needs a Prefect server that outlives the run (PREFECT_API_URL)."""
+    """Serve `pipeline` on a schedule until interrupted. Needs a Prefect server that outlives the run
+    (PREFECT_API_URL)."""
     from prefect.settings import PREFECT_API_URL
 
     from flows.pipeline import pipeline_flow
 
     if not PREFECT_API_URL.value():
-        raise ConfigError("serve needs a running server: start `prefect server start` and set PREFECT_API_URL to its /api address")
+        raise ConfigError(
+            "serve needs a running server: start `prefect server start` and set PREFECT_API_URL to its /api address"
+        )
     try:
         pipeline_flow.serve(name=config.name, cron=cron, parameters={"config": config.model_dump(mode="json")})
     except ValueError as error:

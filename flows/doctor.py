@@ -25,18 +25,26 @@ def diagnose() -> Iterator[Check]:
     pages = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     yield Check("memory", pages >= 6, f"{pages:.0f} GiB" + ("" if pages >= 6 else "; the demo needs 6 GiB"))
     free = shutil.disk_usage(Path.cwd()).free / 2**30
-    yield Check("disk", free >= 2, f"{free:.0f} GiB free in {Path.cwd()}" + ("" if free >= 2 else "; the demo needs 2 GiB"))
+    yield Check(
+        "disk", free >= 2, f"{free:.0f} GiB free in {Path.cwd()}" + ("" if free >= 2 else "; the demo needs 2 GiB")
+    )
     import torch
 
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    yield Check("torch", True, f"{torch.__version__}, " + (", ".join(gpus) if gpus else "no GPU: everything runs on the CPU"))
+    yield Check(
+        "torch", True, f"{torch.__version__}, " + (", ".join(gpus) if gpus else "no GPU: everything runs on the CPU")
+    )
     yield _vllm()
     for package in ("transformers", "peft", "accelerate", "datasets", "lm-eval", "prefect", "faiss-cpu"):
         yield _package(package)
     from prefect.settings import PREFECT_API_URL
 
     url = PREFECT_API_URL.value()
-    yield Check("prefect server", True, url or "none set: a temporary one is started for every run (set PREFECT_API_URL to keep runs)")
+    yield Check(
+        "prefect server",
+        True,
+        url or "none set: a temporary one is started for every run (set PREFECT_API_URL to keep runs)",
+    )
 
 
 def _package(name: str) -> Check:

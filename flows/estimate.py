@@ -1,7 +1,7 @@
 """What a run will cost, before it starts: rows, tokens, time and disk, from file headers and a short matrix product.
 
-The time counts 4 operations per parameter and token for a gradient pass and 6 for training, at the rate this machine reaches in a product of the
-model's width; expect it within a factor of two. Engines' start-up is added as a constant.
+The time counts 4 operations per parameter and token for a gradient pass and 6 for training, at the rate this machine
+reaches in a product of the model's width; expect it within a factor of two. Engines' start-up is added as a constant.
 """
 
 from __future__ import annotations

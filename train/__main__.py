@@ -1,7 +1,8 @@
 """`accelerate launch -m train JOB.json`: one fine-tuning run, from a job file to an adapter.
 
-A process of its own, so that any number of processes, FSDP or DeepSpeed can be chosen by an accelerate configuration file and all
-memory is free afterwards. Leaves `adapter/`, `merged/` (if asked), `log.jsonl`, `mixture.jsonl`, `excluded.json` and, for warmup, `checkpoint-N/`.
+A process of its own, so that any number of processes, FSDP or DeepSpeed can be chosen by an accelerate configuration
+file and all memory is free afterwards. Leaves `adapter/`, `merged/` (if asked), `log.jsonl`, `mixture.jsonl`,
+`excluded.json` and, for warmup, `checkpoint-N/`.
 """
 
 from __future__ import annotations
@@ -61,7 +62,9 @@ def run(job: TrainJob) -> None:
     tokenizer = load_tokenizer(job.model)
     rows, excluded = load_rows(job, tokenizer)
     if not rows:
-        raise TrainingError(f"no row of {job.data} can be trained on; the first reason: {excluded[0][1] if excluded else 'it is empty'}")
+        raise TrainingError(
+            f"no row of {job.data} can be trained on; the first reason: {excluded[0][1] if excluded else 'it is empty'}"
+        )
     batch = job.optimizer.batch_size
     total_steps = job.max_steps or max(1, math.ceil(job.optimizer.epochs * len(rows) / batch))
     model = attach_lora(load_base(job.model), job.lora, job.seed)

@@ -1,13 +1,16 @@
 """Turn a chat into token ids and the mask of what the model is trained on.
 
-Only the assistant's turns carry labels; role tags, other turns and the newline after an end-of-sequence get -100. Spans come from the
-rendered text and the tokenizer's character offsets, never from tokenising a prefix again: a tokenizer that merges across
-the boundary would shift a prefix-based mask. Two ways to find the spans, chosen by the template itself:
+Only the assistant's turns carry labels; role tags, other turns and the newline after an end-of-sequence get -100.
+Spans come from the rendered text and the tokenizer's character offsets, never from tokenising a prefix again: a
+tokenizer that merges across the boundary would shift a prefix-based mask. Two ways to find the spans, chosen by the
+template itself:
 
 * a template with `{% generation %}` blocks marks them (transformers returns the mask);
-* any other template is rendered turn by turn as *text*; the text of the first k turns must be a prefix of the whole, else it is an error.
+* any other template is rendered turn by turn as *text*; the text of the first k turns must be a prefix of the whole,
+  else it is an error.
 
-A tokenizer without a chat template gets the plain form: prompt, one space unless there is white space at the joint, answer, end-of-sequence.
+A tokenizer without a chat template gets the plain form: prompt, one space unless there is white space at the joint,
+answer, end-of-sequence.
 """
 
 from __future__ import annotations
@@ -41,7 +44,8 @@ class EncodingError(ValueError):
 
 @dataclass(frozen=True)
 class Encoded:
-    """One example as the model sees it. `labels[i]` is `input_ids[i]` where the model is trained, -100 elsewhere (not shifted)."""
+    """One example as the model sees it. `labels[i]` is `input_ids[i]` where the model is trained, -100 elsewhere (not
+    shifted)."""
 
     id: str
     source: str
@@ -60,13 +64,14 @@ def _text(tokenizer: Any, messages: Sequence[dict], **kwargs: Any) -> str:
 
 
 def _spans_of_turns(tokenizer: Any, messages: Sequence[dict]) -> tuple[str, list[tuple[int, int]]]:
-    """Rendered text and the (start, end) characters of the assistant's turns, for a template without generation blocks."""
+    """Rendered text and the (start, end) characters of the assistant's turns, for a template without generation
+    blocks."""
     text = _text(tokenizer, messages)
     spans = []
     for i, message in enumerate(messages):
         if message["role"] != "assistant":
             continue
-        # a template may add the generation prompt with the turn, or always: the longer common prefix is the turn's start
+        # a template may add the generation prompt with the turn, or always: the longer prefix is the turn's start
         before = _text(tokenizer, messages[:i], add_generation_prompt=True)
         if not text.startswith(before):
             before = _text(tokenizer, messages[:i])
@@ -74,7 +79,7 @@ def _spans_of_turns(tokenizer: Any, messages: Sequence[dict]) -> tuple[str, list
         if not (text.startswith(before) and text.startswith(after)):
             raise EncodingError(
                 "the chat template rewrites earlier turns when a later one is added, so the answer's place in the text "
-                "cannot be found; add {% generation %} ... {% endgeneration %} around the assistant's content in the template"
+                "cannot be found; put {% generation %} ... {% endgeneration %} around the assistant's content in it"
             )
         content = text.find(message["content"].strip(), len(before))
         start = len(before) if content < 0 else min(len(before), content)
@@ -109,8 +114,11 @@ def _plain(tokenizer: Any, messages: Sequence[dict]) -> tuple[str, list[tuple[in
     return text, spans
 
 
-def _label_by_spans(offsets: Sequence[tuple[int, int]], ids: Sequence[int], spans: Sequence[tuple[int, int]]) -> list[int]:
-    """A token is trained on when its last character lies inside a span (so a merged leading space stays with the answer)."""
+def _label_by_spans(
+    offsets: Sequence[tuple[int, int]], ids: Sequence[int], spans: Sequence[tuple[int, int]]
+) -> list[int]:
+    """A token is trained on when its last character lies inside a span (so a merged leading space stays with the
+    answer)."""
     labels, k = [], 0
     for token, (begin, end) in zip(ids, offsets, strict=True):
         while k < len(spans) and end > spans[k][1]:
@@ -152,9 +160,7 @@ def encode_chat(
     return Encoded(example_id, source, ids[:max_length], labels[:max_length], truncated=len(ids) > max_length)
 
 
-def encode_all(
-    rows: Iterable[dict], tokenizer: Any, max_length: int
-) -> tuple[list[Encoded], list[tuple[str, str]]]:
+def encode_all(rows: Iterable[dict], tokenizer: Any, max_length: int) -> tuple[list[Encoded], list[tuple[str, str]]]:
     """Encode rows with `id`, `source` and `messages`; returns the usable ones and (id, reason) of the excluded ones.
 
     A row whose labels are all masked has an undefined loss (0/0), so it is excluded here, before any gradient.
@@ -162,9 +168,7 @@ def encode_all(
     encoded, excluded = [], []
     for row in rows:
         try:
-            one = encode_chat(
-                row["messages"], tokenizer, max_length, example_id=row["id"], source=row["source"]
-            )
+            one = encode_chat(row["messages"], tokenizer, max_length, example_id=row["id"], source=row["source"])
         except EncodingError as error:
             excluded.append((row["id"], str(error)))
             continue
@@ -185,7 +189,8 @@ def read_encoded(path: Path) -> list[Encoded]:
 
 
 def collate(rows: Sequence[Any], pad_id: int) -> dict[str, torch.Tensor]:
-    """Right-padded batch of rows with `input_ids` and `labels`: `input_ids, attention_mask, labels`, each (B, T) int64."""
+    """Right-padded batch of rows with `input_ids` and `labels`: `input_ids, attention_mask, labels`, each (B, T)
+    int64."""
     width = max(len(row.input_ids) for row in rows)
     input_ids = torch.full((len(rows), width), pad_id, dtype=torch.long)
     labels = torch.full((len(rows), width), IGNORED, dtype=torch.long)
@@ -199,7 +204,8 @@ def collate(rows: Sequence[Any], pad_id: int) -> dict[str, torch.Tensor]:
 
 
 def token_budget_batches(lengths: Sequence[int], tokens_per_batch: int) -> list[list[int]]:
-    """Positions grouped so that a padded batch holds at most `tokens_per_batch` tokens (one row at least), longest rows first.
+    """Positions grouped so that a padded batch holds at most `tokens_per_batch` tokens (one row at least), longest
+    rows first.
 
     Sorting by length keeps padding small; longest first means that a batch too large for memory shows at once.
     """

@@ -1,6 +1,7 @@
 """Coreset features: the exact per-example gradient of the last value projection's LoRA B (coreset spec, `last_layer`).
 
-The autograd graph starts at that map's output, so one pass costs a full forward and the backward of one layer's remainder. The losses fall out for free.
+The autograd graph starts at that map's output, so one pass costs a full forward and the backward of one layer's
+remainder. The losses fall out for free.
 """
 
 from __future__ import annotations
@@ -19,24 +20,22 @@ class NoValueProjectionError(ValueError):
     """The model has no separate, adapted value projection to take features from."""
 
 
-def last_value_map(model: torch.nn.Module) -> torch.nn.Module:
+def last_value_map(model: torch.nn.Module) -> torch.nn.Linear:
     """The LoRA B map of `v_proj` in the last decoder layer."""
-    found: dict[int, torch.nn.Module] = {}
+    found: dict[int, torch.nn.Linear] = {}
     for name, module in model.named_modules():
         match = re.search(r"\.(\d+)\.[^.]+\.v_proj\.lora_B\.default$", name)
-        if match:
+        if match and isinstance(module, torch.nn.Linear):
             found[int(match.group(1))] = module
     if not found:
         raise NoValueProjectionError(
-            "coreset.feature last_layer needs a LoRA on `v_proj`; this model has none (fused projections, or lora.targets leaves "
-            "it out). Add v_proj to lora.targets or use coreset.feature: random."
+            "coreset.feature last_layer needs a LoRA on `v_proj`; this model has none (fused projections, or "
+            "lora.targets leaves it out). Add v_proj to lora.targets or use coreset.feature: random."
         )
     return found[max(found)]
 
 
-def last_layer_features(
-    model: Any, rows: Sequence[Encoded], pad_id: int, tokens_per_batch: int = 8192
-) -> torch.Tensor:
+def last_layer_features(model: Any, rows: Sequence[Encoded], pad_id: int, tokens_per_batch: int = 8192) -> torch.Tensor:
     """(N, out*r) float32 gradients, in evaluation mode, without touching the parameters or the global random state."""
     module = last_value_map(model)
     inputs: list[torch.Tensor] = []
@@ -48,7 +47,7 @@ def last_layer_features(
         outputs.append(leaf)
         return leaf
 
-    features = torch.zeros(len(rows), module.weight.numel())  # type: ignore[union-attr,operator]
+    features = torch.zeros(len(rows), module.weight.numel())
     was_training = model.training
     parameters = [p for p in model.parameters() if p.requires_grad]
     handle = module.register_forward_hook(start_graph_here)
@@ -57,8 +56,11 @@ def last_layer_features(
         parameter.requires_grad_(False)
     try:
         for positions in token_budget_batches([len(row.input_ids) for row in rows], tokens_per_batch):
-            inputs.clear(), outputs.clear()
-            batch = {key: value.to(model.device) for key, value in collate([rows[i] for i in positions], pad_id).items()}
+            inputs.clear()
+            outputs.clear()
+            batch = {
+                key: value.to(model.device) for key, value in collate([rows[i] for i in positions], pad_id).items()
+            }
             labels = batch.pop("labels")
             with torch.enable_grad():
                 losses, _ = per_example_loss(model(**batch, use_cache=False).logits, labels)

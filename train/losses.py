@@ -1,7 +1,7 @@
 """The loss of one example: mean cross-entropy over its own trained tokens.
 
-Everything else in Equipoise (influence, reweighting, coresets, held-out losses) is defined by this number, so it is computed in one place:
-from float32 logits, divided by the example's own label count and never by the padded width.
+Everything else in Equipoise (influence, reweighting, coresets, held-out losses) is defined by this number, so it is
+computed in one place: from float32 logits, divided by the example's own label count and never by the padded width.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ def per_example_loss(logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.
     """Mean token cross-entropy of every example, and how many tokens it is the mean of.
 
     logits: (B, T, V) any float type; labels: (B, T) with -100 where nothing is trained; the shift by one happens here.
-    Returns (B,) float32 losses in nats per token and (B,) int64 counts. An example without a label has the loss NaN: it is
-    undefined, not zero.
+    Returns (B,) float32 losses in nats per token and (B,) int64 counts. An example without a label has the loss NaN:
+    it is undefined, not zero.
     """
     targets = labels[:, 1:]
     counts = (targets != IGNORED).sum(dim=1)

@@ -1,6 +1,8 @@
-"""Load a base model and its tokenizer, attach a LoRA, merge it: the only file that knows how models come from disk or a hub.
+"""Load a base model and its tokenizer, attach a LoRA, merge it: the only file that knows how models come from disk or
+a hub.
 
-Safetensors only and no remote code. An adapter's parameters are known by the names of `model.named_parameters()`, everywhere.
+Safetensors only and no remote code. An adapter's parameters are known by the names of `model.named_parameters()`,
+everywhere.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ def _load(kind: Any, path: str, **kwargs: Any) -> Any:
         what = "folder" if Path(path).is_dir() else "model"
         raise ModelError(
             f"cannot load the {what} {path!r}: {first_line} "
-            "Give a folder with config.json, model.safetensors and tokenizer.json, or a hub id that this machine can reach."
+            "Give a folder with config.json, model.safetensors and tokenizer.json, or a hub id that can be reached."
         ) from error
 
 
@@ -55,10 +57,11 @@ def attach_lora(model: Any, settings: LoraSettings, seed: int) -> PeftModel:
         task_type="CAUSAL_LM",
     )
     try:
-        return get_peft_model(model, config)  # type: ignore[return-value]
+        return get_peft_model(model, config)
     except ValueError as error:
         raise ModelError(
-            f"lora.targets {settings.targets} name no linear map of this model: {error} Use all-linear, or the names it has."
+            f"lora.targets {settings.targets} name no linear map of this model: {error} "
+            "Use all-linear, or the names it has."
         ) from error
 
 
@@ -75,7 +78,8 @@ def trainable(model: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
 
 
 def save_merged(model: PeftModel, tokenizer: Any, folder: Path) -> None:
-    """Write base + adapter as one plain model (evaluators that cannot take adapters need it). The adapter is merged in place."""
-    merged = model.merge_and_unload()  # type: ignore[operator]
+    """Write base + adapter as one plain model (evaluators that cannot take adapters need it). The adapter is merged in
+    place."""
+    merged = model.merge_and_unload()
     merged.save_pretrained(folder)
     tokenizer.save_pretrained(folder)

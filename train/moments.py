@@ -1,7 +1,7 @@
 """Adam moments by parameter name and the learning rates really used, saved beside each warmup checkpoint.
 
-Written by our own callback, the same on one CPU or several GPUs, and never taken from the layout of an optimizer file: in the
-reference code that layout keyed the state by integers that could not be matched to parameters.
+Written by our own callback, the same on one CPU or several GPUs, and never taken from the layout of an optimizer file:
+in the reference code that layout keyed the state by integers that could not be matched to parameters.
 """
 
 from __future__ import annotations
@@ -33,13 +33,14 @@ class SaveMoments(TrainerCallback):
         self.steps = checkpoint_steps(total_steps, count)
         self.rates: list[float] = []
 
-    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, *, optimizer: Any, **kwargs: Any) -> None:
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         # read before the step: afterwards the scheduler has already moved on
-        self.rates.append(float(optimizer.param_groups[0]["lr"]))
+        self.rates.append(float(kwargs["optimizer"].param_groups[0]["lr"]))
 
-    def on_step_end(self, args: Any, state: Any, control: Any, *, model: Any, optimizer: Any, **kwargs: Any) -> None:
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if state.global_step not in self.steps:
             return
+        model, optimizer = kwargs["model"], kwargs["optimizer"]
         rates, self.rates = self.rates, []
         if not state.is_world_process_zero:
             return

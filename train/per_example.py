@@ -1,12 +1,14 @@
 """Per-example gradients of LoRA parameters, from one batched backward pass.
 
-Hooks on every adapted linear map keep its input x (B, T, in) and, on the way back, the gradient e (B, T, out) of its output; the
-example's gradient of that map's weight is the sum over its own positions of e_t x_t^T (`spec: influence, section 4`). The
-loss that is propagated is the *sum* of the per-example mean losses, so e already belongs to one example each. Each block is handed to a consumer
-and dropped, layer by layer: no (batch x parameters) matrix ever exists. The adapter's own weights do not require a
-gradient meanwhile, so no weight gradient is computed only to be thrown away: the cost is a forward and an activation-gradient pass.
+Hooks on every adapted linear map keep its input x (B, T, in) and, on the way back, the gradient e (B, T, out) of its
+output; the example's gradient of that map's weight is the sum over its own positions of e_t x_t^T (`spec: influence,
+section 4`). The loss that is propagated is the *sum* of the per-example mean losses, so e already belongs to one
+example each. Each block is handed to a consumer and dropped, layer by layer: no (batch x parameters) matrix ever
+exists. The adapter's own weights do not require a gradient meanwhile, so no weight gradient is computed only to be
+thrown away: the cost is a forward and an activation-gradient pass.
 
-Padding contributes exactly nothing: with causal attention and right padding no loss depends on a padded position, so e is 0 there.
+Padding contributes exactly nothing: with causal attention and right padding no loss depends on a padded position, so e
+is 0 there.
 """
 
 from __future__ import annotations
@@ -91,7 +93,8 @@ def _activation_gradients_only(model: Any, maps: dict[str, torch.nn.Module]) -> 
 
 
 def backward_per_example(model: Any, rows: Sequence[Encoded], pad_id: int, consume: Consumer) -> torch.Tensor:
-    """One forward and backward pass over `rows`; `consume(name, block)` gets each adapter weight's (B, out, in) gradients.
+    """One forward and backward pass over `rows`; `consume(name, block)` gets each adapter weight's (B, out, in)
+    gradients.
 
     Returns the (B,) losses. Blocks arrive in the order of the backward pass, rows in the caller's order.
     """
@@ -114,8 +117,8 @@ def iterate_gradients(
 ) -> torch.Tensor:
     """Run `backward_per_example` over length-sorted batches of at most `tokens_per_batch` padded tokens.
 
-    `start_batch(positions)` returns the consumer for the batch that holds the rows at `positions`. Returns (N,) losses in the caller's
-    order.
+    `start_batch(positions)` returns the consumer for the batch that holds the rows at `positions`. Returns (N,) losses
+    in the caller's order.
     """
     losses = torch.empty(len(rows))
     for positions in token_budget_batches([len(row.input_ids) for row in rows], tokens_per_batch):
@@ -125,7 +128,9 @@ def iterate_gradients(
     return losses
 
 
-def flat_gradients(model: Any, rows: Sequence[Encoded], pad_id: int, tokens_per_batch: int = 4096) -> dict[str, torch.Tensor]:
+def flat_gradients(
+    model: Any, rows: Sequence[Encoded], pad_id: int, tokens_per_batch: int = 4096
+) -> dict[str, torch.Tensor]:
     """All gradients held at once: parameter name -> (N, size) float32. For targets and tests; the pool never fits."""
     gradients = {name: torch.zeros(len(rows), p.numel()) for name, p in trainable(model).items()}
 

@@ -1,6 +1,8 @@
-"""What one training run is told: frozen, validated, documented once; the run configuration embeds these models as they are.
+"""What one training run is told: frozen, validated, documented once; the run configuration embeds these models as they
+are.
 
-A `TrainJob` is written as JSON beside the run and read by `accelerate launch -m train JOB`, so that training is a process of its own.
+A `TrainJob` is written as JSON beside the run and read by `accelerate launch -m train JOB`, so that training is a
+process of its own.
 """
 
 from __future__ import annotations
@@ -36,9 +38,7 @@ class OptimizerSettings(Settings):
         None, ge=1, description="examples per forward pass and process; null: the whole batch at once"
     )
     warmup_ratio: float = Field(0.03, ge=0, lt=1, description="share of the steps with a rising learning rate")
-    schedule: Literal["linear", "cosine", "constant_with_warmup"] = Field(
-        "linear", description="shape after the rise"
-    )
+    schedule: Literal["linear", "cosine", "constant_with_warmup"] = Field("linear", description="shape after the rise")
     max_grad_norm: float = Field(1.0, gt=0, description="gradient clipping")
     weight_decay: float = Field(0.0, ge=0, description="AdamW's decoupled weight decay")
 
@@ -74,7 +74,9 @@ class CoresetSettings(Settings):
 
 class TrainJob(Settings):
     model: str = Field(description="folder or hub id of the base model")
-    data: Path = Field(description="Parquet file or folder of them, with id, source and either messages or input_ids and labels")
+    data: Path = Field(
+        description="Parquet file or folder of them, with id, source and either messages or input_ids and labels"
+    )
     output: Path = Field(description="folder for the adapter, the log and the checkpoints")
     seed: int = Field(17, ge=0, description="governs order, initial adapter and dropout")
     max_length: int = Field(512, ge=8, description="tokens per example; longer ones are cut on the right")
@@ -90,7 +92,9 @@ class TrainJob(Settings):
     @model_validator(mode="after")
     def _parts_fit_together(self) -> TrainJob:
         if self.reweighting and self.optimizer.batch_size == 1:
-            raise ValueError("reweighting compares the losses of a batch: batch_size 1 cannot be reweighted; raise it or switch it off")
+            raise ValueError(
+                "reweighting compares the losses of a batch: batch_size 1 has none; raise it or switch it off"
+            )
         if self.coreset and int(self.coreset.ratio * self.optimizer.batch_size) < 1:
             raise ValueError("coreset.ratio x optimizer.batch_size leaves no example to train on; raise one of them")
         return self

@@ -1,9 +1,11 @@
-"""`BalancedTrainer`: a `transformers.Trainer` whose batches come from a mixture, shrink to a coreset and are weighted by loss.
+"""`BalancedTrainer`: a `transformers.Trainer` whose batches come from a mixture, shrink to a coreset and are weighted
+by loss.
 
-One optimizer step: draw a pool of B rows (mixture) -> keep the core (coreset) -> weights with mean 1 from the core's losses (reweighting) ->
-micro-batches, W * sum(omega_i l_i) / |core| per process, no other division (coreset spec, section 9). The loss of an example is its own mean
-over label tokens, in every configuration, so that switching a part on never changes the objective silently.
-Each part is optional; with none this is plain shuffled training on per-example means.
+One optimizer step: draw a pool of B rows (mixture) -> keep the core (coreset) -> weights with mean 1 from the core's
+losses (reweighting) -> micro-batches, W * sum(omega_i l_i) / |core| per process, no other division (coreset spec,
+section 9). The loss of an example is its own mean over label tokens, in every configuration, so that switching a part
+on never changes the objective silently. Each part is optional; with none this is plain shuffled training on
+per-example means.
 """
 
 from __future__ import annotations
@@ -67,9 +69,9 @@ class PoolOrder(Sampler[int]):
 class BalancedTrainer(Trainer):
     """`Trainer` over encoded rows.
 
-    rows: the encoded examples; mixture: their sampler, which fixes pool size and number of steps; reweighting, coreset: settings or
-    None; micro_batch_size: rows per forward pass and process (None: all at once). `args.gradient_accumulation_steps` stays
-    1: the trainer splits and scales its batches itself.
+    rows: the encoded examples; mixture: their sampler, which fixes pool size and number of steps; reweighting,
+    coreset: settings or None; micro_batch_size: rows per forward pass and process (None: all at once).
+    `args.gradient_accumulation_steps` stays 1: the trainer splits and scales its batches itself.
     """
 
     def __init__(
@@ -90,7 +92,9 @@ class BalancedTrainer(Trainer):
         self.micro_batch_size = micro_batch_size
         self.reweighting = reweighting
         self.schedule = (
-            ReweightingSchedule(total_steps=total_steps, burn_in=reweighting.burn_in, temperature=reweighting.temperature)
+            ReweightingSchedule(
+                total_steps=total_steps, burn_in=reweighting.burn_in, temperature=reweighting.temperature
+            )
             if reweighting
             else None
         )
@@ -108,12 +112,15 @@ class BalancedTrainer(Trainer):
         self.lost_steps = 0
         super().__init__(train_dataset=RowPositions(len(rows)), data_collator=default_data_collator, **kwargs)
         if self.args.gradient_accumulation_steps != 1:
-            raise TrainingError("set micro_batch_size instead of gradient_accumulation_steps: this trainer scales its own batches")
+            raise TrainingError(
+                "set micro_batch_size instead of gradient_accumulation_steps: this trainer scales its own batches"
+            )
         if self.selector and self.args.world_size > 1:
             raise TrainingError("coreset runs on one process so far; start one process or switch coreset off")
         if self.mixture.pool_size % self.args.world_size:
             raise TrainingError(
-                f"batch_size {self.mixture.pool_size} cannot be split over {self.args.world_size} processes; make it a multiple"
+                f"batch_size {self.mixture.pool_size} cannot be split over {self.args.world_size} processes; "
+                "make it a multiple"
             )
 
     def _get_train_sampler(self, *args: Any) -> Sampler:
@@ -160,7 +167,8 @@ class BalancedTrainer(Trainer):
     def _weights(
         self, model: torch.nn.Module, step: int, micro: list[list[Encoded]]
     ) -> tuple[np.ndarray, torch.Tensor | None]:
-        """Weights of this process's rows (mean 1 over all processes), and the losses with their graph when they were needed."""
+        """Weights of this process's rows (mean 1 over all processes), and the losses with their graph when they were
+        needed."""
         count = sum(map(len, micro))
         temperature = self.schedule(step) if self.schedule else np.inf
         if self.reweighting is None or not np.isfinite(temperature):
@@ -200,7 +208,8 @@ class BalancedTrainer(Trainer):
         self.lost_steps = 0 if finite else self.lost_steps + 1
         if self.lost_steps >= MAX_LOST_STEPS:
             raise TrainingError(
-                f"no example had a finite loss in the last {MAX_LOST_STEPS} steps (now at step {step}): lower the learning rate"
+                f"no example had a finite loss in the last {MAX_LOST_STEPS} steps (now at step {step}): "
+                "lower the learning rate"
             )
 
     def _log_mixture(self, step: int, pool: list[Encoded], core: list[Encoded], weights: np.ndarray) -> None:

@@ -1,6 +1,8 @@
-"""The attribution matrix A: checkpoint cosines averaged with the learning rates that were really used (influence spec, section 9).
+"""The attribution matrix A: checkpoint cosines averaged with the learning rates that were really used (influence spec,
+section 9).
 
-float64 accumulation over checkpoints, float32 in the file. No mean or maximum over a task happens here: that belongs to selection.
+float64 accumulation over checkpoints, float32 in the file. No mean or maximum over a task happens here: that belongs
+to selection.
 """
 
 from __future__ import annotations
@@ -17,8 +19,9 @@ class AttributionError(ValueError):
 
 @dataclass(frozen=True)
 class AttributionMatrix:
-    """values: (N, M) float32 in [-1, 1], rows = pool, columns = targets; row_ids (N,); column_ids, tasks (M,); weights (K,)
-    float64, sum 1; mean, std: (M,) float64 of the stored values, ddof 1; excluded_rows, excluded_columns: id -> reason."""
+    """values: (N, M) float32 in [-1, 1], rows = pool, columns = targets; row_ids (N,); column_ids, tasks (M,); weights
+    (K,) float64, sum 1; mean, std: (M,) float64 of the stored values, ddof 1; excluded_rows, excluded_columns: id ->
+    reason."""
 
     values: np.ndarray
     row_ids: list[str]
@@ -42,9 +45,10 @@ def attribution_matrix(
 ) -> AttributionMatrix:
     """A[i, j] = sum over checkpoints of w_k cos(U_ik, g_jk).
 
-    cosines: K arrays (N, M), memory maps welcome; weights: (K,) with sum 1; the ids name rows and columns, `tasks` labels the columns. A
-    column or row that is not finite at some checkpoint is left out, with its name and reason. Raises `AttributionError` on shapes that do not fit, on
-    a cosine outside [-1, 1] by more than `tolerance`, and when every target of a task is unusable.
+    cosines: K arrays (N, M), memory maps welcome; weights: (K,) with sum 1; the ids name rows and columns, `tasks`
+    labels the columns. A column or row that is not finite at some checkpoint is left out, with its name and reason.
+    Raises `AttributionError` on shapes that do not fit, on a cosine outside [-1, 1] by more than `tolerance`, and when
+    every target of a task is unusable.
     """
     shape = (len(row_ids), len(column_ids))
     for k, part in enumerate(cosines):
@@ -57,8 +61,8 @@ def attribution_matrix(
     for w, part in zip(weights, cosines, strict=True):
         total += w * part
     finite = np.isfinite(total)
-    good_columns = finite.any(axis=0)
-    good_rows = finite[:, good_columns].all(axis=1)
+    good_columns: np.ndarray = np.asarray(finite.any(axis=0))
+    good_rows: np.ndarray = np.asarray(finite[:, good_columns].all(axis=1))
     if good_rows.size and not good_rows.any():
         raise AttributionError("no pool row has a finite score; look at the warmup's loss")
     lost = sorted(set(tasks) - {task for task, good in zip(tasks, good_columns, strict=True) if good})

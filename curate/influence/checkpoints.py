@@ -1,4 +1,5 @@
-"""Warmup checkpoints as influence needs them: adapter, Adam moments by parameter name, learning rates that were really used."""
+"""Warmup checkpoints as influence needs them: adapter, Adam moments by parameter name, learning rates that were really
+used."""
 
 from __future__ import annotations
 
@@ -55,7 +56,7 @@ def check_names(checkpoint: Checkpoint, parameters: dict[str, torch.nn.Parameter
     """The moments must belong to exactly these parameters, in name and size."""
     for name, parameter in parameters.items():
         if name not in checkpoint.m:
-            raise CheckpointError(f"{checkpoint.path} has no moments for {name}; adapter and optimizer state do not belong together")
+            raise CheckpointError(f"{checkpoint.path} has no moments for {name}; adapter and optimizer state differ")
         if checkpoint.m[name].numel() != parameter.numel():
             raise CheckpointError(
                 f"{checkpoint.path}: the moments of {name} have {checkpoint.m[name].numel()} values, the parameter {parameter.numel()}"

@@ -1,8 +1,9 @@
-"""Cosines between every pool example's preconditioned gradient and every target's gradient at one checkpoint, without projection.
+"""Cosines between every pool example's preconditioned gradient and every target's gradient at one checkpoint, without
+projection.
 
-All M target gradients stay in memory (M x P floats); for the pool, each layer's block is preconditioned inside the hook,
-multiplied with that layer's target block, and dropped. Cost: the gradient pass plus M*P multiply-adds per example. No projection noise, which at the
-published d = 8192 is as large as the signal.
+All M target gradients stay in memory (M x P floats); for the pool, each layer's block is preconditioned inside the
+hook, multiplied with that layer's target block, and dropped. Cost: the gradient pass plus M*P multiply-adds per
+example. No projection noise, which at the published d = 8192 is as large as the signal.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ from train.per_example import Consumer, flat_gradients, iterate_gradients
 
 @dataclass(frozen=True)
 class TargetGradients:
-    """Unit gradients of the targets at one checkpoint: parameter name -> (M, size) float32; unusable targets with a reason."""
+    """Unit gradients of the targets at one checkpoint: parameter name -> (M, size) float32; unusable targets with a
+    reason."""
 
     blocks: dict[str, torch.Tensor]
     excluded: dict[str, str]
@@ -95,6 +97,8 @@ def pool_cosines(
     norms = squares.sqrt()
     bad = ~torch.isfinite(norms) | (norms == 0)
     values = (dots / norms.masked_fill(bad, math.nan).unsqueeze(1)).float().numpy()
-    excluded = {pool[i].id: f"preconditioned gradient has norm {norms[i].item()}" for i in bad.nonzero().flatten().tolist()}
+    excluded = {
+        pool[i].id: f"preconditioned gradient has norm {norms[i].item()}" for i in bad.nonzero().flatten().tolist()
+    }
     size = sum(block.shape[0] for block in transposed.values())
     return Cosines(values, excluded | targets.excluded, float(small) / max(1, len(pool) * size))

@@ -1,7 +1,7 @@
 """Training-side feature: what AdamW would do with one example's gradient (LESS, arXiv 2402.04333).
 
-Every example starts from the checkpoint's stored raw moments m, v; nothing is updated. The result is not linear in g (g*g stands under the
-root), so it cannot be moved to the target side.
+Every example starts from the checkpoint's stored raw moments m, v; nothing is updated. The result is not linear in g
+(g*g stands under the root), so it cannot be moved to the target side.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ def precondition(
 ) -> torch.Tensor:
     """Preconditioned gradients U, the shape of `g`.
 
-    g: (B, P) float32 gradients of single examples; m, v: (P,) raw (not bias-corrected) moments; step: optimizer steps done.
-    `less`: m' / sqrt(v' + eps), eps inside the root, no bias correction (the published code). `torch`: the update of torch's AdamW at step + 1
-    without weight decay. `sgd`: g itself.
+    g: (B, P) float32 gradients of single examples; m, v: (P,) raw (not bias-corrected) moments; step: optimizer steps
+    done. `less`: m' / sqrt(v' + eps), eps inside the root, no bias correction (the published code). `torch`: the
+    update of torch's AdamW at step + 1 without weight decay. `sgd`: g itself.
     """
     if rule == "sgd":
         return g

@@ -22,7 +22,8 @@ from flows.store import StageOutput
 
 @dataclass(frozen=True)
 class Arm:
-    """One selection method: its shares, utilities by rank, winning tasks, balance figures, mixture log and loss curve."""
+    """One selection method: its shares, utilities by rank, winning tasks, balance figures, mixture log and loss
+    curve."""
 
     name: str
     shares: list[SourceShare]

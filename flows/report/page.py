@@ -37,7 +37,11 @@ def report(config: RunConfig, store: StageStore, stages: Mapping[str, StageOutpu
 def render(data: ReportData) -> str:
     """The page as one HTML text without references to anything outside it."""
     environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     figures = {
         "shares": plots.source_shares({arm.name: arm.shares for arm in data.arms}),
@@ -61,7 +65,8 @@ def render(data: ReportData) -> str:
 
 
 def headline(data: ReportData) -> list[str]:
-    """What came of it in a sentence per metric and method; a difference whose interval contains zero is not called a win."""
+    """What came of it in a sentence per metric and method; a difference whose interval contains zero is not called a
+    win."""
     sentences = []
     for table in data.comparison.tables:
         control = table.controls[-1] if table.controls else None
@@ -72,8 +77,9 @@ def headline(data: ReportData) -> list[str]:
             counts = Counter(d.verdict for d in found)
             average = table.difference(model, control, AVERAGE)
             sentences.append(
-                f"{table.metric.name}: {model} against {control} is better on {counts['better']}, worse on {counts['worse']} and not "
-                f"clearly different on {counts['no clear difference']} of {len(found)} capabilities; on average {average.verdict} "
+                f"{table.metric.name}: {model} against {control} is better on {counts['better']}, worse on "
+                f"{counts['worse']} and not clearly different on {counts['no clear difference']} of {len(found)} "
+                f"capabilities; on average {average.verdict} "
                 f"({average.interval.mean:+.3f}, interval {average.interval.low:+.3f} to {average.interval.high:+.3f})."
             )
     return sentences

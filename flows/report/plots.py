@@ -1,11 +1,15 @@
-"""The report's figures as inline SVG. One style for all: thin axes, direct labels, colours that survive colour blindness."""
+"""The report's figures as inline SVG. One style for all: thin axes, direct labels, colours that survive colour
+blindness."""
 
 from __future__ import annotations
 
 import io
+from itertools import pairwise
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import matplotlib
+import matplotlib.ticker
 import numpy as np
 from matplotlib.figure import Figure
 
@@ -15,7 +19,7 @@ from eval.compare import AVERAGE, MetricTable
 # Okabe-Ito: distinguishable with every common colour blindness
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#555555")
 GREY = "#8a8f98"
-STYLE = {
+STYLE: dict[Any, Any] = {
     "font.family": "sans-serif",
     "font.size": 9,
     "axes.spines.top": False,
@@ -56,7 +60,9 @@ def source_shares(arms: Mapping[str, Sequence[SourceShare]]) -> str:
         thickness = 0.8 / (len(arms) + 1)
         rows = np.arange(len(names))
         series = [("pool", [s.pool_share for s in first], GREY)]
-        series += [(arm, [s.selected_share for s in shares], COLOURS[k]) for k, (arm, shares) in enumerate(arms.items())]
+        series += [
+            (arm, [s.selected_share for s in shares], COLOURS[k]) for k, (arm, shares) in enumerate(arms.items())
+        ]
         for k, (label, values, colour) in enumerate(series):
             axis.barh(rows + (k - len(arms) / 2) * thickness, values, thickness * 0.9, label=label, color=colour)
         axis.set_yticks(rows, [_short(name) for name in names])
@@ -78,7 +84,9 @@ def influence_heat_map(influence: Mapping[str, Mapping[str, float]]) -> str:
         axis.set_xticks(range(len(tasks)), tasks)
         axis.set_yticks(range(len(sources)), [_short(s) for s in sources])
         for (i, j), value in np.ndenumerate(values):
-            axis.text(j, i, f"{value:+.1f}", ha="center", va="center", color="white" if abs(value) > 0.6 * limit else "#333")
+            axis.text(
+                j, i, f"{value:+.1f}", ha="center", va="center", color="white" if abs(value) > 0.6 * limit else "#333"
+            )
         axis.spines[:].set_visible(False)
         axis.tick_params(length=0)
         figure.colorbar(image, ax=axis, shrink=0.7, label="mean z-score")
@@ -119,10 +127,12 @@ def mixture(records: Sequence[Mapping], losses: Sequence[tuple[int, float]]) -> 
             steps.append(start + len(part) / 2)
             stacks.append([*shares, 1 - sum(shares)])
         names = [*top, "others"]
-        left.stackplot(steps, np.array(stacks).T, labels=[_short(n, 18) for n in names], colors=[*COLOURS[: len(top)], "#d5d8dc"])
+        left.stackplot(
+            steps, np.array(stacks).T, labels=[_short(n, 18) for n in names], colors=[*COLOURS[: len(top)], "#d5d8dc"]
+        )
         left.set(xlabel="optimizer step", ylabel="share of trained tokens", ylim=(0, 1), title="Mixture over training")
         left.legend(frameon=False, fontsize=7, loc="upper left", bbox_to_anchor=(1.0, 1.0))
-        switches = [r["step"] for a, r in zip(records, records[1:], strict=False) if r["temperature"] != a["temperature"]]
+        switches = [r["step"] for a, r in pairwise(records) if r["temperature"] != a["temperature"]]
         for step in switches:
             left.axvline(step, color="#222", linewidth=0.8, linestyle="--")
         if losses:

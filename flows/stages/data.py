@@ -62,7 +62,7 @@ def clean(config: RunConfig, store: StageStore, ingested: StageOutput) -> StageO
         pool = read_examples(ingested.path / POOL)
         references = [cleaning.Reference.of(target) for target in read_examples(ingested.path / TARGETS)]
         references += [cleaning.Reference(item.id, (item.prompt,)) for item in read_items(config.evaluation.items)]
-        filters = [
+        filters: list[cleaning.Filter] = [
             cleaning.ExactDuplicates(),
             cleaning.TargetOverlap(references),
             cleaning.WordRunOverlap(references),
@@ -93,12 +93,16 @@ def encode(config: RunConfig, store: StageStore, ingested: StageOutput, cleaned:
             rows = [{"id": e.id, "source": e.source, "messages": messages_as_dicts(e.messages)} for e in examples]
             encoded, excluded = encode_all(rows, tokenizer, config.max_length)
             if not encoded:
-                raise ValueError(f"no row of the {Path(name).stem} can be trained on; the first: {': '.join(excluded[0])}")
+                raise ValueError(
+                    f"no row of the {Path(name).stem} can be trained on; the first: {': '.join(excluded[0])}"
+                )
             write_encoded(folder / name, encoded)
             audit[Path(name).stem] = _audit(encoded, excluded, config.max_length)
             if name == POOL:
                 counts = Accounting(len(rows), len(encoded), excluded=len(excluded))
-        (folder / EXCLUDED).write_text(json.dumps({name: part.pop("excluded") for name, part in audit.items()}, indent=1))
+        (folder / EXCLUDED).write_text(
+            json.dumps({name: part.pop("excluded") for name, part in audit.items()}, indent=1)
+        )
         (folder / AUDIT).write_text(json.dumps(audit, indent=1))
         return counts
 

@@ -1,4 +1,5 @@
-"""Evaluation as a stage: task scores on vLLM and held-out losses of every model, over the same items, with intervals."""
+"""Evaluation as a stage: task scores on vLLM and held-out losses of every model, over the same items, with
+intervals."""
 
 from __future__ import annotations
 
@@ -26,7 +27,14 @@ BASE = "base"
 RANDOM = "random"
 RESULTS, ITEMS, ENGINE = "results.json", "items.parquet", "engine.json"
 ITEM_SCHEMA = pa.schema(
-    [("model", pa.string()), ("task", pa.string()), ("capability", pa.string()), ("id", pa.string()), ("metric", pa.string()), ("value", pa.float64())]
+    [
+        ("model", pa.string()),
+        ("task", pa.string()),
+        ("capability", pa.string()),
+        ("id", pa.string()),
+        ("metric", pa.string()),
+        ("value", pa.float64()),
+    ]
 )
 
 
@@ -44,7 +52,9 @@ def evaluate(config: RunConfig, store: StageStore, models: Sequence[EvaluatedMod
     settings = config.evaluation
 
     def build(folder: Path) -> None:
-        scores, records, skipped = [], [], {}
+        scores: list = []
+        records: list[dict] = []
+        skipped: dict[str, str] = {}
         if settings.items:
             bits, skipped = _held_out(config, models)
             scores.append((BITS_PER_BYTE, bits))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from tqdm import tqdm
 from curate.influence import AttributionMatrix, attribution_matrix
 from curate.influence.checkpoints import learning_rate_weights, load_checkpoint
 from curate.influence.exact import pool_cosines, target_gradients
+from curate.influence.shards import Scorer, sharded_cosines
 from curate.records import read_examples
 from flows.config import RunConfig
 from flows.stages.data import POOL, TARGETS, external_digest
@@ -23,7 +25,13 @@ from train.models import load_adapter, load_base, load_tokenizer
 from train.settings import TrainJob
 
 ATTRIBUTION, ROWS, COLUMNS, SUMMARY = "attribution.npy", "rows.parquet", "columns.parquet", "attribution.json"
-INFLUENCE_CODE = ["train/encoding.py", "train/losses.py", "train/per_example.py", "curate/influence", "flows/stages/influence.py"]
+INFLUENCE_CODE = [
+    "train/encoding.py",
+    "train/losses.py",
+    "train/per_example.py",
+    "curate/influence",
+    "flows/stages/influence.py",
+]
 
 
 def warmup(config: RunConfig, store: StageStore, encoded: StageOutput) -> StageOutput:
@@ -59,20 +67,40 @@ def warmup(config: RunConfig, store: StageStore, encoded: StageOutput) -> StageO
 
 
 def gradients(config: RunConfig, store: StageStore, encoded: StageOutput, warmed: StageOutput) -> StageOutput:
-    """Cosines of every pool row with every target at each warmup checkpoint, shard by shard; a killed run goes on at the missing shard."""
+    """Cosines of every pool row with every target at each warmup checkpoint, shard by shard; a killed run goes on at
+    the missing shard."""
     settings = config.influence
 
     def build(folder: Path) -> Accounting:
         pool, targets = read_encoded(encoded.path / POOL), read_encoded(encoded.path / TARGETS)
         pad_id = load_tokenizer(config.model).pad_token_id
-        folders = sorted(warmed.path.glob("checkpoint-*"), key=lambda p: int(p.name.split("-")[1]))
+        folders = sorted(warmed.path.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
         excluded: dict[str, str] = {}
         shares: list[float] = []
         with tqdm(total=len(folders) * len(pool), desc="gradients", unit="row") as bar:
+
+            def advance(count: int) -> None:
+                bar.update(count)
+
+            def scorer(path: Path) -> Scorer:
+                checkpoint = load_checkpoint(path)
+                model = load_adapter(load_base(config.model), path)
+                unit = target_gradients(model, targets, pad_id, settings.tokens_per_batch)
+                return lambda rows: pool_cosines(
+                    model,
+                    checkpoint,
+                    rows,
+                    unit,
+                    pad_id,
+                    rule=settings.adam_rule,
+                    tokens_per_batch=settings.tokens_per_batch,
+                    on_batch=advance,
+                )
+
             for k, path in enumerate(folders, start=1):
-                part = _checkpoint_cosines(config, folder, k, path, pool, targets, pad_id, bar)
-                excluded |= part["excluded"]
-                shares.append(part["small_v_share"])
+                scores = sharded_cosines(folder, f"dots-{k}", pool, settings.shard_rows, partial(scorer, path), advance)
+                excluded |= scores.excluded
+                shares.append(scores.small_v_share)
         (folder / "excluded.json").write_text(json.dumps(excluded, indent=1))
         rates = [load_checkpoint(path).learning_rates for path in folders]
         (folder / "checkpoints.json").write_text(
@@ -89,60 +117,6 @@ def gradients(config: RunConfig, store: StageStore, encoded: StageOutput, warmed
         code=INFLUENCE_CODE,
         resumable=True,
     )
-
-
-def _checkpoint_cosines(config, folder: Path, k: int, path: Path, pool, targets, pad_id: int, bar: tqdm) -> dict:
-    """dots-K.npy from its shards; each shard is written under a temporary name and renamed."""
-    done = folder / f"dots-{k}.npy"
-    notes = folder / f"excluded-{k}.json"
-    if done.exists() and notes.exists():
-        bar.update(len(pool))
-        return json.loads(notes.read_text())
-    size = config.influence.shard_rows
-    shards = [(start, folder / f"shard-{k}-{start:08d}") for start in range(0, len(pool), size)]
-    model = unit = checkpoint = None
-    found: dict[str, str] = {}
-    small: list[tuple[int, float]] = []
-    for start, shard in shards:
-        rows = pool[start : start + size]
-        array, note = shard.with_suffix(".npy"), shard.with_suffix(".json")
-        if array.exists() and note.exists():
-            bar.update(len(rows))
-        else:
-            if model is None:
-                checkpoint = load_checkpoint(path)
-                model = load_adapter(load_base(config.model), path)
-                unit = target_gradients(model, targets, pad_id, config.influence.tokens_per_batch)
-            part = pool_cosines(
-                model,
-                checkpoint,
-                rows,
-                unit,
-                pad_id,
-                rule=config.influence.adam_rule,
-                tokens_per_batch=config.influence.tokens_per_batch,
-                on_batch=bar.update,
-            )
-            _write_whole(note, json.dumps({"excluded": part.excluded, "small_v_share": part.small_v_share}).encode())
-            temporary = shard.with_suffix(".tmp.npy")
-            np.save(temporary, part.values)
-            temporary.rename(array)
-        state = json.loads(note.read_text())
-        found |= state["excluded"]
-        small.append((len(rows), state["small_v_share"]))
-    np.save(done, np.concatenate([np.load(shard.with_suffix(".npy")) for _, shard in shards]))
-    share = sum(n * s for n, s in small) / len(pool)
-    _write_whole(notes, json.dumps({"excluded": found, "small_v_share": share}, indent=1).encode())
-    for _, shard in shards:
-        shard.with_suffix(".npy").unlink()
-        shard.with_suffix(".json").unlink()
-    return {"excluded": found, "small_v_share": share}
-
-
-def _write_whole(path: Path, content: bytes) -> None:
-    temporary = path.with_suffix(".tmp")
-    temporary.write_bytes(content)
-    temporary.rename(path)
 
 
 def attribution(
@@ -173,7 +147,8 @@ def write_attribution(folder: Path, matrix: AttributionMatrix) -> None:
     np.save(folder / ATTRIBUTION, matrix.values)
     pq.write_table(pa.table({"id": matrix.row_ids}), folder / ROWS)
     pq.write_table(
-        pa.table({"id": matrix.column_ids, "task": matrix.tasks, "mean": matrix.mean, "std": matrix.std}), folder / COLUMNS
+        pa.table({"id": matrix.column_ids, "task": matrix.tasks, "mean": matrix.mean, "std": matrix.std}),
+        folder / COLUMNS,
     )
     (folder / SUMMARY).write_text(
         json.dumps(

@@ -49,7 +49,12 @@ def finetune(config: RunConfig, store: StageStore, arm: str, dataset: Path, data
     return store.run(
         "finetune",
         build,
-        params={"arm": arm, "settings": settings.model_dump(mode="json"), "seed": config.seed, "max_length": config.max_length},
+        params={
+            "arm": arm,
+            "settings": settings.model_dump(mode="json"),
+            "seed": config.seed,
+            "max_length": config.max_length,
+        },
         inputs={"dataset": dataset_key, "model": external_digest(config.model)},
         code=["train", "flows/stages/training.py"],
     )

@@ -7,16 +7,14 @@ patches libraries. So the boundary is a process with JSON in and JSON out; `pyth
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 from eval.request import EvaluationError, EvaluationRequest, EvaluationResponse, check_paths, write_json
+from train.process import log_tail, run_process, told_error
 
 REQUEST_FILE, RESPONSE_FILE, LOG_FILE = "request.json", "response.json", "evaluation.log"
-LOG_TAIL_LINES = 15
-CURSOR_UP = "\x1b[A"  # how nested progress bars redraw
 
 
 def _command_environment() -> dict[str, str]:
@@ -33,13 +31,11 @@ def _command_environment() -> dict[str, str]:
 
 
 def _failure(code: int, log: Path) -> EvaluationError:
-    lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
-    told = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
+    told = told_error(log)
     if code == 2 and told:
-        return EvaluationError(f"{told[-1]} (log: {log})")
+        return EvaluationError(f"{told} (log: {log})")
     why = f"killed by signal {-code}, often for want of memory" if code < 0 else f"exit code {code}"
-    tail = "\n".join(lines[-LOG_TAIL_LINES:])
-    return EvaluationError(f"the evaluation process failed ({why}); the end of its log {log}:\n{tail}")
+    return EvaluationError(f"the evaluation process failed ({why}); the end of its log {log}:\n{log_tail(log)}")
 
 
 def run_evaluation(
@@ -61,29 +57,8 @@ def run_evaluation(
     answer.unlink(missing_ok=True)  # an old answer must not pass for this one
     write_json(request, folder / REQUEST_FILE)
 
-    process = subprocess.Popen(
-        [python, "-m", "eval", str(folder / REQUEST_FILE), str(answer)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        env=_command_environment(),
-        text=True,
-        encoding="utf-8",
-        errors="replace",
-    )
-    assert process.stdout is not None
-    try:
-        with log.open("w", encoding="utf-8") as written:
-            for line in process.stdout:  # universal newlines: a progress bar's carriage return ends a line too
-                line = line.replace(CURSOR_UP, "")
-                written.write(line)
-                written.flush()
-                if on_line is not None and line.strip():
-                    on_line(line.rstrip("\n"))
-        code = process.wait()
-    finally:
-        if process.poll() is None:  # we were interrupted: do not leave it running
-            process.kill()
-            process.wait()
+    command = [python, "-m", "eval", str(folder / REQUEST_FILE), str(answer)]
+    code = run_process(command, log, on_line, _command_environment())
     if code != 0:
         raise _failure(code, log)
     return EvaluationResponse.model_validate_json(answer.read_text(encoding="utf-8"))

@@ -16,7 +16,7 @@ from typing import Annotated
 import typer
 
 app = typer.Typer(
-    help="Find the small, balanced part of an instruction pool worth training on, train on it, prove what that was worth.",
+    help="Find the small, balanced part of an instruction pool worth training on, train on it, prove its worth.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,

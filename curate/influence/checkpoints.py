@@ -59,7 +59,8 @@ def check_names(checkpoint: Checkpoint, parameters: dict[str, torch.nn.Parameter
             raise CheckpointError(f"{checkpoint.path} has no moments for {name}; adapter and optimizer state differ")
         if checkpoint.m[name].numel() != parameter.numel():
             raise CheckpointError(
-                f"{checkpoint.path}: the moments of {name} have {checkpoint.m[name].numel()} values, the parameter {parameter.numel()}"
+                f"{checkpoint.path}: the moments of {name} have {checkpoint.m[name].numel()} values, "
+                f"the parameter {parameter.numel()}"
             )
     extra = next((name for name in checkpoint.m if name not in parameters), None)
     if extra:

@@ -1,7 +1,7 @@
 """Scores of a long pool, shard by shard, so that a killed run goes on at the first missing shard.
 
-A shard is one .npy file, written under a temporary name and renamed; what was excluded travels beside it. The shards of one
-checkpoint are joined at the end. The model is loaded only if a shard is missing.
+A shard is one .npy file, written under a temporary name and renamed; what was excluded travels beside it. The shards
+of one checkpoint are joined at the end. The model is loaded only if a shard is missing.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ def sharded_cosines(
 ) -> Cosines:
     """Scores of all `rows`, (N, M), kept as `<name>.npy` with `<name>.json` in `folder`.
 
-    shard_rows: rows per shard; load: makes the scorer, called once and only when a shard is missing; on_rows_found: told how
-    many rows an earlier attempt had already done.
+    shard_rows: rows per shard; load: makes the scorer, called once and only when a shard is missing; on_rows_found:
+    told how many rows an earlier attempt had already done.
     """
     whole = folder / f"{name}.npy"
     if whole.exists():

@@ -4,8 +4,8 @@ blindness."""
 from __future__ import annotations
 
 import io
-from itertools import pairwise
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import matplotlib

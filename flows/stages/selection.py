@@ -92,7 +92,8 @@ def export(
                 f"{', '.join(capabilities)}. Made with Equipoise."
             ),
             method=(
-                f"Method `{method}`, budget {config.selection.budget}, seed {config.seed}. Scores: gradient influence "
+                f"Method `{method}`, budget {config.selection.budget}, seed {config.seed}. "
+                f"Scores: gradient influence "
                 f"(LESS, arXiv 2402.04333) under `{config.model}`, {config.warmup.checkpoints} warmup checkpoints, Adam rule "
                 f"`{config.influence.adam_rule}`, exact dot products"
                 + ("; BIDS (arXiv 2501.12147) balances them over the targets." if method == "bids" else ".")
@@ -120,7 +121,7 @@ def _gaps(config: RunConfig, encoded: StageOutput, matrix: StageOutput) -> tuple
     gaps = ["Rows are judged by a handful of targets per capability: what no target shows is not looked for."]
     if lost:
         gaps.append(
-            f"{lost:,} pool rows could not be scored: no answer within {config.max_length} tokens, or no finite gradient."
+            f"{lost:,} pool rows could not be scored: no answer in {config.max_length} tokens or no finite gradient."
         )
     gaps.append("Near-duplicates, personal data and toxicity were not filtered.")
     return tuple(gaps)

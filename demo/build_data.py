@@ -16,6 +16,7 @@ import hashlib
 import json
 import random
 import re
+from collections import Counter
 from itertools import islice
 from pathlib import Path
 
@@ -166,6 +167,49 @@ class Parts:
         return True
 
 
+def licence_table(rows: list[dict]) -> str:
+    counts = Counter((row["source"], row["license"]) for row in rows)
+    lines = ["| source | licence | rows |", "| --- | --- | ---: |"]
+    ordered = sorted(counts.items(), key=lambda entry: (-entry[1], entry[0]))
+    return "\n".join([*lines, *(f"| {source} | {licence} | {count:,} |" for (source, licence), count in ordered)])
+
+
+def write_readme(out: Path, pool: list[dict], targets: list[dict], evaluation: dict[str, list[dict]]) -> None:
+    items = [row for part in evaluation.values() for row in part]
+    largest = Counter(row["source"] for row in pool).most_common(1)[0]
+    capabilities = "\n".join(
+        f"| {name} | {', '.join(sorted({row['source'] for row in part}))} "
+        f"| {sum(t['capability'] == name for t in targets)} | {len(part)} |"
+        for name, part in evaluation.items()
+    )
+    (out / "README.md").write_text(f"""# The demo's data
+
+Written by `demo/build_data.py` (seed {SEED}) from public data sets; every row keeps its source and licence.
+
+* `pool.parquet`: {len(pool):,} chats, lopsided on purpose: {largest[1] / len(pool):.0%} are from {largest[0]}.
+* `targets.parquet`: {len(targets)} chats that steer the selection, {TARGETS_PER_CAPABILITY} per capability.
+* `eval/*.parquet`: {len(items)} items that score it (`prompt`, `target`, four or five `choices`).
+
+No id, no prompt and no run of {OVERLAP_WORDS} words of a prompt is shared between the three, and none of the pool was
+in the embedded model's pretraining. Where a data set has no choices (math, code, multilingual) the three wrong ones
+answer other items of the same data set and, for translations, of the same language.
+
+| capability | evaluation data | targets | items |
+| --- | --- | ---: | ---: |
+{capabilities}
+
+## Licences: pool
+
+{licence_table(pool)}
+
+## Licences: targets and evaluation
+
+{licence_table([*targets, *items])}
+
+`ys_llama31` was written by Llama 3.1 (*Built with Llama*). Tatoeba sentences: tatoeba.org, CC BY 2.0 FR.
+""")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--data", type=Path, required=True, help="folder with pool/ and eval/")
@@ -205,6 +249,7 @@ def main() -> None:
     )
     for capability, part in evaluation.items():
         pq.write_table(pa.Table.from_pylist(part), out / "eval" / f"{capability}.parquet", compression="zstd")
+    write_readme(out, pool, targets, evaluation)
     print(f"pool {len(pool)} rows, targets {len(targets)}, evaluation {sum(map(len, evaluation.values()))}")
 
 

@@ -43,6 +43,7 @@ class Metric(_Frozen):
 
 
 ACCURACY = Metric(name="accuracy", higher_is_better=True)
+EXACT_MATCH = Metric(name="exact match", higher_is_better=True)
 BITS_PER_BYTE = Metric(name="held-out bits per byte", higher_is_better=False, unit="bits/byte")
 
 

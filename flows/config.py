@@ -93,6 +93,12 @@ class EvaluationSettings(Settings):
     max_model_len: int | None = Field(None, ge=16, description="tokens of prompt and answer; null: max_length")
     resamples: int = Field(2000, ge=100, description="bootstrap resamples behind every interval")
 
+    @model_validator(mode="after")
+    def _something_is_measured(self) -> EvaluationSettings:
+        if not self.items and not self.tasks:
+            raise ValueError("give `items` (files for the held-out loss), `tasks` (for accuracy) or both")
+        return self
+
 
 class RunConfig(Settings):
     """Everything one run is told."""
@@ -107,7 +113,7 @@ class RunConfig(Settings):
     influence: InfluenceSettings = InfluenceSettings()
     selection: SelectionSettings = SelectionSettings()
     finetune: FinetuneSettings = FinetuneSettings()
-    evaluation: EvaluationSettings = EvaluationSettings()
+    evaluation: EvaluationSettings
 
     @model_validator(mode="after")
     def _files_exist(self) -> RunConfig:

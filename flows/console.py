@@ -16,7 +16,8 @@ from flows.store import StageOutput
 if TYPE_CHECKING:
     from flows.pipeline import PipelineResult
 
-console = Console(soft_wrap=False)
+console = Console()
+VERDICTS = {"better": "better", "worse": "worse", "no clear difference": "unclear"}
 
 
 def show_stages(stages: Mapping[str, StageOutput]) -> None:
@@ -41,14 +42,19 @@ def show_metric(table: MetricTable, confidence: float) -> None:
     grid = Table(
         "capability",
         *table.models,
-        *(f"{m} against {control}" for m in judged),
+        *(f"{m} − {control}" for m in judged),
         title=f"{table.metric.name} ({way}; {confidence:.0%} intervals)",
         title_justify="left",
+        caption="unclear: the interval contains zero" if judged else None,
+        caption_justify="left",
     )
     for name in (*table.capabilities, AVERAGE):
-        cells = [f"{i.mean:.3f} [{i.low:.3f}, {i.high:.3f}]" for i in (table.cell(m, name) for m in table.models)]
+        cells = [f"{i.mean:.3f}\n[{i.low:.3f}, {i.high:.3f}]" for i in (table.cell(m, name) for m in table.models)]
         found = [table.difference(m, str(control), name) for m in judged]
-        cells += [f"{d.interval.mean:+.3f} [{d.interval.low:+.3f}, {d.interval.high:+.3f}] {d.verdict}" for d in found]
+        cells += [
+            f"{d.interval.mean:+.3f} {VERDICTS[d.verdict]}\n[{d.interval.low:+.3f}, {d.interval.high:+.3f}]"
+            for d in found
+        ]
         grid.add_row(name, *cells, end_section=name == table.capabilities[-1])
     console.print(grid)
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from eval.compare import ACCURACY, BITS_PER_BYTE, Comparison, accuracy_scores, compare
+from eval.compare import ACCURACY, BITS_PER_BYTE, EXACT_MATCH, Comparison, accuracy_scores, compare
 from eval.harness import run_evaluation
 from eval.heldout import bits_by_capability, encode_held_out, held_out_losses
 from eval.items import read_items
@@ -61,9 +61,13 @@ def evaluate(config: RunConfig, store: StageStore, models: Sequence[EvaluatedMod
             records += _records("held_out", "bits_per_byte", bits)
         if settings.tasks:
             response = _tasks(config, models, folder)
-            accuracy = accuracy_scores(response)
-            scores.append((ACCURACY, accuracy))
-            records += _records("tasks", "acc", accuracy)
+            order = list(scores[0][1][models[0].name]) if scores else []
+            for metric, key in ((ACCURACY, "acc"), (EXACT_MATCH, "exact_match")):
+                found = accuracy_scores(response, key)
+                if found:
+                    ordered = {name: _ordered(values, order) for name, values in found.items()}
+                    scores.append((metric, ordered))
+                    records += _records("tasks", key, ordered)
             (folder / ENGINE).write_text(response.engine.model_dump_json(indent=1))
         controls = [name for name in (BASE, RANDOM) if name in {m.name for m in models} and len(models) > 1]
         comparison = compare(scores, controls, resamples=settings.resamples, seed=config.seed)
@@ -119,6 +123,12 @@ def _tasks(config: RunConfig, models: Sequence[EvaluatedModel], folder: Path) ->
         seed=config.seed,
     )
     return run_evaluation(request, folder / "engine", python=str(settings.python or sys.executable), on_line=show)
+
+
+def _ordered(by_capability: dict, order: Sequence[str]) -> dict:
+    """Capabilities in the order of the first table, so that all tables read alike."""
+    names = [name for name in order if name in by_capability] + [name for name in by_capability if name not in order]
+    return {name: by_capability[name] for name in names}
 
 
 def _records(task: str, metric: str, scores: dict) -> list[dict]:

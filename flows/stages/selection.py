@@ -94,7 +94,7 @@ def export(
             method=(
                 f"Method `{method}`, budget {config.selection.budget}, seed {config.seed}. "
                 f"Scores: gradient influence "
-                f"(LESS, arXiv 2402.04333) under `{config.model}`, {config.warmup.checkpoints} warmup checkpoints, Adam rule "
+                f"(LESS, arXiv 2402.04333) under `{config.model}`, {config.warmup.checkpoints} checkpoints, Adam rule "
                 f"`{config.influence.adam_rule}`, exact dot products"
                 + ("; BIDS (arXiv 2501.12147) balances them over the targets." if method == "bids" else ".")
             ),

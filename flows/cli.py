@@ -11,9 +11,12 @@ import logging
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from flows.config import RunConfig
 
 app = typer.Typer(
     help="Find the small, balanced part of an instruction pool worth training on, train on it, prove its worth.",
@@ -65,11 +68,20 @@ def _quiet_prefect() -> None:
                 handler.addFilter(_NoTraceback())
 
 
-def _run_pipeline(config_path: Path, overrides: list[str]) -> None:
+def _load(config_path: Path, overrides: list[str]) -> RunConfig:
+    """A checked configuration; the model is looked up too, so that a wrong name fails before any work starts."""
     from flows.config import load_config
 
+    config = load_config(config_path, overrides)
+    from train.models import load_tokenizer
+
+    load_tokenizer(config.model)
+    return config
+
+
+def _run_pipeline(config_path: Path, overrides: list[str]) -> None:
     with _user_errors():
-        config = load_config(config_path, overrides)
+        config = _load(config_path, overrides)
         from flows import console
         from flows.pipeline import pipeline_flow
 
@@ -92,10 +104,8 @@ def demo(overrides: SetOption = []) -> None:  # noqa: B006
 @app.command()
 def validate(config: ConfigArgument, overrides: SetOption = []) -> None:  # noqa: B006
     """Dry run: every error at once, and an estimate of time and disk."""
-    from flows.config import load_config
-
     with _user_errors():
-        checked = load_config(config, overrides)
+        checked = _load(config, overrides)
         from flows.estimate import estimate
 
         typer.echo(f"{config} is valid.")
@@ -105,10 +115,8 @@ def validate(config: ConfigArgument, overrides: SetOption = []) -> None:  # noqa
 @app.command()
 def curate(config: ConfigArgument, overrides: SetOption = []) -> None:  # noqa: B006
     """Read, clean, attribute, select and export; no fine-tuning."""
-    from flows.config import load_config
-
     with _user_errors():
-        checked = load_config(config, overrides)
+        checked = _load(config, overrides)
         from flows import console
         from flows.pipeline import curate_flow
 
@@ -127,10 +135,8 @@ def train(
     overrides: SetOption = [],  # noqa: B006
 ) -> None:
     """Fine-tune one adapter per dataset folder."""
-    from flows.config import load_config
-
     with _user_errors():
-        checked = load_config(config, overrides)
+        checked = _load(config, overrides)
         from flows import console
         from flows.pipeline import finetune_flow
 
@@ -147,10 +153,8 @@ def evaluate(
     overrides: SetOption = [],  # noqa: B006
 ) -> None:
     """Evaluate the base model and every model folder on the same items."""
-    from flows.config import load_config
-
     with _user_errors():
-        checked = load_config(config, overrides)
+        checked = _load(config, overrides)
         from flows import console
         from flows.pipeline import evaluate_flow
         from flows.stages.evaluation import read_results
@@ -168,10 +172,8 @@ def serve(
     overrides: SetOption = [],  # noqa: B006
 ) -> None:
     """Serve the pipeline as a Prefect deployment with a schedule (needs PREFECT_API_URL)."""
-    from flows.config import load_config
-
     with _user_errors():
-        checked = load_config(config, overrides)
+        checked = _load(config, overrides)
         from flows.deploy import serve_pipeline
 
         serve_pipeline(checked, cron)

@@ -10,10 +10,10 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, Field, ValidationError, field_validator, model_validator
 
 from curate.selection import METHODS
 from curate.sources import SourceSpec
@@ -32,12 +32,52 @@ class ConfigError(ValueError):
     """A configuration that cannot be run; the message lists every problem."""
 
 
+def _existing_or_hub(path: str) -> str:
+    """Every local path must exist now, not after an hour. `owner/name` is a hub id unless a folder `owner` is here."""
+    hub = looks_like_hub_id(path) and not Path(path).parent.is_dir()
+    if not hub:
+        _existing(Path(path))
+    return path
+
+
+def _existing(path: Path) -> Path:
+    if not path.exists():
+        raise ValueError(f"no such file or folder: {path}{_nearest_path(path)}")
+    return path
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
+    match = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f", did you mean {match[0]!r}?" if match else ""
+
+
+def _nearest_path(path: Path) -> str:
+    folder = path.parent
+    return _nearest(path.name, [p.name for p in folder.iterdir()]) if folder.is_dir() else f" ({folder} does not exist)"
+
+
+ExistingPath = Annotated[Path, AfterValidator(_existing)]
+
+
 class DataSettings(Settings):
     pool: list[SourceSpec] = Field(min_length=1, description="where the pool's rows come from")
     targets: list[SourceSpec] = Field(
         min_length=1, description="a few examples per capability; each row needs `capability`"
     )
     max_rejected: float = Field(0.01, ge=0, le=1, description="largest share of unreadable rows before the run stops")
+
+    @field_validator("pool", "targets")
+    @classmethod
+    def _sources_exist(cls, sources: list[SourceSpec]) -> list[SourceSpec]:
+        problems = []
+        for source in sources:
+            try:
+                _existing_or_hub(source.path)
+            except ValueError as error:
+                problems.append(str(error))
+        if problems:
+            raise ValueError("\n".join(problems))
+        return sources
 
 
 class WarmupSettings(Settings):
@@ -78,18 +118,20 @@ class FinetuneSettings(Settings):
     mixture: MixtureSettings | None = Field(None, description="temperature sampling; null: proportional")
     reweighting: ReweightingSettings | None = Field(None, description="loss-based weights; null: uniform")
     coreset: CoresetSettings | None = Field(None, description="coreset mini-batches; null: the whole batch")
-    accelerate: Path | None = Field(None, description="accelerate configuration file; null: one process")
+    accelerate: ExistingPath | None = Field(None, description="accelerate configuration file; null: one process")
 
 
 class EvaluationSettings(Settings):
-    items: list[Path] = Field(
+    items: list[ExistingPath] = Field(
         [], description="Parquet files with id, capability, prompt and target, for the held-out loss"
     )
     tasks: list[str] = Field([], description="lm-evaluation-harness tasks to run on vLLM")
-    task_folder: Path | None = Field(None, description="folder of task YAML files that `tasks` may name")
+    task_folder: ExistingPath | None = Field(None, description="folder of task YAML files that `tasks` may name")
     limit: int | None = Field(None, ge=1, description="first items of every task only")
     backend: Literal["vllm", "hf"] = Field("vllm", description="engine of the tasks")
-    python: Path | None = Field(None, description="interpreter of another environment for the engine; null: this one")
+    python: ExistingPath | None = Field(
+        None, description="interpreter of another environment for the engine; null: this one"
+    )
     max_model_len: int | None = Field(None, ge=16, description="tokens of prompt and answer; null: max_length")
     resamples: int = Field(2000, ge=100, description="bootstrap resamples behind every interval")
 
@@ -115,47 +157,10 @@ class RunConfig(Settings):
     finetune: FinetuneSettings = FinetuneSettings()
     evaluation: EvaluationSettings
 
-    @model_validator(mode="after")
-    def _files_exist(self) -> RunConfig:
-        """Every local path must exist now, not after an hour; hub ids cannot be checked without a network."""
-        problems = []
-        for key, path in _local_paths(self):
-            if not path.exists():
-                problems.append(f"{key}: no such file or folder: {path}{_nearest_path(path)}")
-        if problems:
-            raise ValueError("\n".join(problems))
-        return self
-
-
-def _local_paths(config: RunConfig) -> Iterable[tuple[str, Path]]:
-    if _looks_local(config.model):
-        yield "model", Path(config.model)
-    for name, path in (
-        ("evaluation.task_folder", config.evaluation.task_folder),
-        ("finetune.accelerate", config.finetune.accelerate),
-    ):
-        if path is not None:
-            yield name, path
-    for k, path in enumerate(config.evaluation.items):
-        yield f"evaluation.items.{k}", path
-    for group in ("pool", "targets"):
-        for k, source in enumerate(getattr(config.data, group)):
-            if _looks_local(source.path):
-                yield f"data.{group}.{k}.path", Path(source.path)
-
-
-def _looks_local(path: str) -> bool:
-    return Path(path).exists() or not looks_like_hub_id(path)
-
-
-def _nearest(name: str, known: Iterable[str]) -> str:
-    match = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
-    return f", did you mean {match[0]!r}?" if match else ""
-
-
-def _nearest_path(path: Path) -> str:
-    folder = path.parent
-    return _nearest(path.name, [p.name for p in folder.iterdir()]) if folder.is_dir() else f" ({folder} does not exist)"
+    @field_validator("model")
+    @classmethod
+    def _model_exists(cls, model: str) -> str:
+        return _existing_or_hub(model)
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:

@@ -41,8 +41,9 @@ def load_tokenizer(path: str) -> Any:
 
 
 def load_base(path: str, dtype: torch.dtype = torch.float32) -> Any:
-    """The causal language model at `path`, on the CPU, in `dtype`."""
-    return _load(AutoModelForCausalLM, path, dtype=dtype, use_safetensors=True)
+    """The causal language model at `path` in `dtype`, on the first GPU where there is one, else on the CPU."""
+    model = _load(AutoModelForCausalLM, path, dtype=dtype, use_safetensors=True)
+    return model.to("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def attach_lora(model: Any, settings: LoraSettings, seed: int) -> PeftModel:

@@ -6,7 +6,7 @@ text.
 It exists so that the demo and the tests need no download. Muon for the matrices and AdamW for the rest, because at a
 few tens of millions of tokens Muon reaches a given loss in clearly fewer steps; a warmup-stable-decay schedule,
 because a run can then be stopped early by lowering --steps before the decay begins. The chat slice of the pool
-(`build_data.in_pretraining_slice`) is disjoint from the demo's pool by construction. Cost: about an hour and a half on
+(`build_data.in_pretraining_slice`) is disjoint from the demo's pool by construction. Cost: about an hour on
 2 CPU cores, minutes on a GPU. A killed run goes on from the last checkpoint in --work.
 """
 
@@ -28,6 +28,7 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTraine
 SPECIAL = ["<|pad|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>"]
 VOCABULARY = 4096
 SEQUENCE = 256
+WARMUP_STEPS = 112
 TEXT_CHARACTERS = {
     "simple_stories": 26_000_000,
     "simple_textbooks": 20_000_000,
@@ -158,9 +159,8 @@ def build_model() -> LlamaForCausalLM:
 
 
 def schedule(step: int, steps: int) -> float:
-    """Warmup over 2 %, stable, then a straight line to zero over the last 30 %."""
-    warmup, decay = max(1, steps // 50), int(steps * 0.3)
-    return min(1.0, (step + 1) / warmup, (steps - step) / decay)
+    """Warmup, stable, then a straight line to zero over the last 30 %."""
+    return min(1.0, (step + 1) / WARMUP_STEPS, (steps - step) / int(steps * 0.3))
 
 
 def batch(streams: dict[str, np.ndarray], step: int, args) -> torch.Tensor:
@@ -187,7 +187,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--data", type=Path, required=True, help="folder with text/ and pool/")
     parser.add_argument("--work", type=Path, required=True, help="token streams and checkpoints")
-    parser.add_argument("--steps", type=int, default=5600)
+    parser.add_argument("--steps", type=int, default=3600)
     parser.add_argument("--batch", type=int, default=16, help="sequences of 256 tokens per step")
     parser.add_argument("--lr", type=float, default=3e-3)
     parser.add_argument("--seed", type=int, default=20261121)

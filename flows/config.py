@@ -107,8 +107,8 @@ class SelectionSettings(Settings):
                 raise ValueError(f"unknown method {method!r}{_nearest(method, METHODS)}; methods: {', '.join(METHODS)}")
         if len(set(self.methods)) != len(self.methods):
             raise ValueError("a method is listed twice")
-        if self.budget < 0 or (isinstance(self.budget, float) and self.budget >= 1 and not self.budget.is_integer()):
-            raise ValueError(f"budget {self.budget} is neither a number of rows nor a fraction below 1")
+        if not self.budget > 0 or (isinstance(self.budget, float) and self.budget > 1):
+            raise ValueError(f"budget {self.budget} is neither a whole number of rows nor a fraction from 0 to 1")
         return self
 
 
@@ -171,7 +171,9 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
     if not path.is_file():
         raise ConfigError(f"no such configuration file: {path}{_nearest_path(path)}")
     try:
-        raw = yaml.safe_load(path.read_text())
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path} is not UTF-8 text: {error}") from error
     except yaml.YAMLError as error:
         raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(raw, dict):
@@ -196,6 +198,10 @@ def _apply(raw: dict[str, Any], override: str) -> None:
     key, separator, value = override.partition("=")
     if not separator:
         raise ConfigError(f"--set {override!r} is not of the form key=value")
+    try:
+        parsed = yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--set {key}: {value!r} is not valid YAML: {' '.join(str(error).split())}") from error
     *parents, last = key.split(".")
     node: Any = raw
     for part in parents:
@@ -208,9 +214,9 @@ def _apply(raw: dict[str, Any], override: str) -> None:
     if isinstance(node, list):
         if not (last.isdigit() and int(last) < len(node)):
             raise ConfigError(f"--set {key}: {last!r} is not a position of a list of {len(node)}")
-        node[int(last)] = yaml.safe_load(value)
+        node[int(last)] = parsed
     else:
-        node[last] = yaml.safe_load(value)
+        node[last] = parsed
 
 
 def _explain(problem: Any) -> list[str]:

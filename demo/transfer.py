@@ -57,7 +57,7 @@ def fine_tune(capability: str, pool: list[dict], work: Path) -> Path:
         output=folder,
         seed=SEED,
         max_length=MAX_LENGTH,
-        optimizer=OptimizerSettings(learning_rate=2e-3, epochs=4, batch_size=16),
+        optimizer=OptimizerSettings(learning_rate=1e-3, epochs=4, batch_size=16),
     )
     run(job)
     return folder / "merged"

@@ -54,7 +54,8 @@ class _NoTraceback(logging.Filter):
     """Keeps Prefect's tracebacks out of the terminal; they stay in the Prefect log, and we print one message."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        return record.exc_info is None and not record.getMessage().startswith("Finished in state Failed")
+        failure = record.exc_info is not None or record.getMessage().startswith("Finished in state Failed")
+        return not (failure and record.name.startswith("prefect"))
 
 
 def _quiet_prefect() -> None:
@@ -62,10 +63,9 @@ def _quiet_prefect() -> None:
     from prefect.logging.handlers import PrefectConsoleHandler
 
     prefect.logging.configuration.setup_logging()
-    for name in ("prefect", "prefect.flow_runs", "prefect.task_runs", "prefect.extra"):
-        for handler in logging.getLogger(name).handlers:
-            if isinstance(handler, PrefectConsoleHandler):
-                handler.addFilter(_NoTraceback())
+    for handler in logging.getLogger().handlers:  # where Prefect puts the one that writes to the terminal
+        if isinstance(handler, PrefectConsoleHandler):
+            handler.addFilter(_NoTraceback())
 
 
 def _load(config_path: Path, overrides: list[str]) -> RunConfig:

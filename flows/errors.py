@@ -10,17 +10,20 @@ def exit_code(error: Exception) -> int | None:
 
     Our own errors are ValueErrors or RuntimeErrors whose message names the thing and the remedy.
     """
-    # imported late, because the modules that define them are heavy
+    # imported late, so that the command line starts without them
     from curate.sources import SourceError, TooManyRejectedError
     from eval.items import ItemError
     from flows.config import ConfigError
     from flows.process import ProcessError
     from flows.store import StoreError
-    from train.models import ModelError
 
     if isinstance(error, TooManyRejectedError):
         return FAILED
-    if isinstance(error, ConfigError | SourceError | ItemError | ModelError):
+    if isinstance(error, ConfigError | SourceError | ItemError):
+        return CONFIGURATION
+    from train.models import ModelError  # seconds of imports, which a mistake in the configuration need not wait for
+
+    if isinstance(error, ModelError):
         return CONFIGURATION
     if isinstance(error, ValueError | OSError | ProcessError | StoreError):
         return FAILED

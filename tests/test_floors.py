@@ -9,7 +9,9 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 FLOORS = ("train", "curate", "eval", "flows")  # lowest first
-BARRED = {floor: {*FLOORS[number + 1 :], *({"prefect"} if floor != "flows" else set())} for number, floor in enumerate(FLOORS)}
+BARRED = {
+    floor: {*FLOORS[number + 1 :], *({"prefect"} if floor != "flows" else set())} for number, floor in enumerate(FLOORS)
+}
 
 
 def imported(source: str, package: str) -> set[str]:

@@ -22,7 +22,7 @@ from train.mixture import ConstantSchedule, CooldownSchedule, MixtureSampler
 from train.models import attach_lora, load_base, load_tokenizer, save_merged
 from train.moments import SaveMoments
 from train.settings import MixtureSettings, TrainJob
-from train.trainer import BalancedTrainer, TrainingError
+from train.trainer import MIXTURE_LOG, BalancedTrainer, TrainingError
 
 
 def load_rows(job: TrainJob, tokenizer: object) -> tuple[list[Encoded], list[tuple[str, str]]]:
@@ -31,10 +31,16 @@ def load_rows(job: TrainJob, tokenizer: object) -> tuple[list[Encoded], list[tup
         raise TrainingError(f"no such data file: {job.data}")
     table = pads.dataset(job.data, format="parquet")
     names = table.schema.names
+    needed = ["id", "source", "input_ids", "labels"] if "input_ids" in names else ["id", "source", "messages"]
+    missing = [name for name in needed if name not in names]
+    if missing:
+        raise TrainingError(
+            f"{job.data} lacks {', '.join(missing)}; its columns are {', '.join(names)}. Training needs id, source and "
+            "either messages or input_ids and labels."
+        )
     if "input_ids" in names:
-        return [Encoded(**row) for row in table.to_table(columns=ENCODED_SCHEMA.names).to_pylist()], []
-    if "messages" not in names:
-        raise TrainingError(f"{job.data} has neither `messages` nor `input_ids`; its columns are {', '.join(names)}")
+        columns = [name for name in ENCODED_SCHEMA.names if name in names]
+        return [Encoded(**row) for row in table.to_table(columns=columns).to_pylist()], []
     return encode_all(table.to_table(columns=["id", "source", "messages"]).to_pylist(), tokenizer, job.max_length)
 
 
@@ -87,6 +93,8 @@ def run(job: TrainJob) -> None:
         dataloader_pin_memory=torch.cuda.is_available(),
     )
     arguments.per_device_train_batch_size = batch // arguments.world_size
+    if arguments.process_index == 0:
+        (job.output / MIXTURE_LOG).unlink(missing_ok=True)  # it is appended to
     callbacks = [SaveMoments(job.output, total_steps, job.checkpoints)] if job.checkpoints else []
     trainer = BalancedTrainer(
         model=model,
@@ -119,7 +127,11 @@ def main() -> int:
     try:
         job = TrainJob.model_validate_json(Path(sys.argv[1]).read_text())
         run(job)
-    except (OSError, ValidationError) as error:
+    except ValidationError as error:
+        faults = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'job'}: {e['msg']}" for e in error.errors())
+        print(f"error: {sys.argv[1]}: {faults}", file=sys.stderr)
+        return 2
+    except OSError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except ValueError as error:

@@ -7,7 +7,7 @@ template itself:
 
 * a template with `{% generation %}` blocks marks them (transformers returns the mask);
 * any other template is rendered turn by turn as *text*; the text of the first k turns must be a prefix of the whole,
-  else it is an error.
+  and the answer must follow unchanged, else it is an error.
 
 A tokenizer without a chat template gets the plain form: prompt, one space unless there is white space at the joint,
 answer, end-of-sequence.
@@ -71,29 +71,33 @@ def _spans_of_turns(tokenizer: Any, messages: Sequence[dict]) -> tuple[str, list
     for i, message in enumerate(messages):
         if message["role"] != "assistant":
             continue
-        # a template may add the generation prompt with the turn, or always: the longer prefix is the turn's start
-        before = _text(tokenizer, messages[:i], add_generation_prompt=True)
-        if not text.startswith(before):
-            before = _text(tokenizer, messages[:i])
-        after = _text(tokenizer, messages[: i + 1])
-        if not (text.startswith(before) and text.startswith(after)):
+        bare = _text(tokenizer, messages[:i]) if i else ""
+        prompted = _text(tokenizer, messages[:i], add_generation_prompt=True) if i else ""
+        tagged = prompted != bare and text.startswith(prompted)
+        before = prompted if tagged else bare
+        # templates may trim the content
+        found = ((text.find(part, len(before)), part) for part in (message["content"], message["content"].strip()))
+        content, answer = next(((at, part) for at, part in found if at >= 0), (-1, ""))
+        if content < 0 or not text.startswith(before):
             raise EncodingError(
-                "the chat template rewrites earlier turns when a later one is added, so the answer's place in the text "
-                "cannot be found; put {% generation %} ... {% endgeneration %} around the assistant's content in it"
+                "the chat template rewrites earlier turns when a later one is added, or changes the answer's text, so "
+                "the answer's place in the text cannot be found; put {% generation %} ... {% endgeneration %} around "
+                "the assistant's content in it"
             )
-        content = text.find(message["content"].strip(), len(before))
-        start = len(before) if content < 0 else min(len(before), content)
-        spans.append((start, _end_of_turn(tokenizer, text, start, len(after))))
+        # what follows the generation prompt is the model's own; without such a prompt a role tag may come first
+        start = len(before) if tagged or not text[len(before) : content].strip() else content
+        spans.append((start, _end_of_turn(tokenizer, text, content + len(answer))))
     return text, spans
 
 
-def _end_of_turn(tokenizer: Any, text: str, start: int, end: int) -> int:
-    """The turn's end without the white space after its end-of-sequence token."""
+def _end_of_turn(tokenizer: Any, text: str, end: int) -> int:
+    """`end` of the answer, moved past the end-of-sequence token, or the end-of-turn token right behind the answer."""
     eos = tokenizer.eos_token
-    last = text.rfind(eos, start, end) if eos else -1
-    if last >= 0 and not text[last + len(eos) : end].strip():
-        return last + len(eos)
-    return end
+    at = len(text) - len(text[end:].lstrip())
+    if eos and text.startswith(eos, at):
+        return at + len(eos)
+    special = (token.content for token in tokenizer.added_tokens_decoder.values() if token.special)
+    return end + max((len(token) for token in special if text.startswith(token, end)), default=0)
 
 
 def _plain(tokenizer: Any, messages: Sequence[dict]) -> tuple[str, list[tuple[int, int]]]:
@@ -118,12 +122,12 @@ def _label_by_spans(
     offsets: Sequence[tuple[int, int]], ids: Sequence[int], spans: Sequence[tuple[int, int]]
 ) -> list[int]:
     """A token is trained on when its last character lies inside a span (so a merged leading space stays with the
-    answer)."""
+    answer). Only its end counts: some tokenizers give a token of spaces the empty range at its end."""
     labels, k = [], 0
-    for token, (begin, end) in zip(ids, offsets, strict=True):
+    for token, (_, end) in zip(ids, offsets, strict=True):
         while k < len(spans) and end > spans[k][1]:
             k += 1
-        inside = k < len(spans) and begin < end and spans[k][0] < end <= spans[k][1]
+        inside = k < len(spans) and spans[k][0] < end <= spans[k][1]
         labels.append(token if inside else IGNORED)
     return labels
 

@@ -171,7 +171,7 @@ class BalancedTrainer(Trainer):
         needed."""
         count = sum(map(len, micro))
         temperature = self.schedule(step) if self.schedule else np.inf
-        if self.reweighting is None or not np.isfinite(temperature):
+        if self.reweighting is None or self.reweighting.strategy == "uniform" or not np.isfinite(temperature):
             return np.ones(count), None
         at_hand = None
         if len(micro) == 1:

@@ -77,6 +77,7 @@ def pool_cosines(
     columns = next(iter(transposed.values())).shape[1]
     dots = torch.zeros(len(pool), columns, dtype=torch.float64)
     squares = torch.zeros(len(pool), dtype=torch.float64)
+    plain = torch.zeros(len(pool), dtype=torch.float64)
     small = torch.zeros((), dtype=torch.float64)
 
     def start_batch(positions: list[int]) -> Consumer:
@@ -90,15 +91,18 @@ def pool_cosines(
             small += ((b2 * v[name] + (1 - b2) * g.square()) < checkpoint.eps).sum().cpu()
             dots[positions] += (u @ transposed[name]).double().cpu()
             squares[positions] += u.double().square().sum(dim=1).cpu()
+            plain[positions] += g.double().square().sum(dim=1).cpu()
 
         return consume
 
     iterate_gradients(model, pool, pad_id, tokens_per_batch, start_batch, on_batch)
     norms = squares.sqrt()
-    bad = ~torch.isfinite(norms) | (norms == 0)
+    # a row without a gradient would still get the checkpoint's momentum as its feature
+    bad = ~torch.isfinite(norms) | (norms == 0) | (plain == 0)
     values = (dots / norms.masked_fill(bad, math.nan).unsqueeze(1)).float().numpy()
     excluded = {
-        pool[i].id: f"preconditioned gradient has norm {norms[i].item()}" for i in bad.nonzero().flatten().tolist()
+        pool[i].id: f"gradient has norm {plain[i].sqrt().item()}, preconditioned {norms[i].item()}"
+        for i in bad.nonzero().flatten().tolist()
     }
     size = sum(block.shape[0] for block in transposed.values())
     return Cosines(values, excluded | targets.excluded, float(small) / max(1, len(pool) * size))

@@ -40,7 +40,7 @@ def sharded_cosines(
     for start in range(0, len(rows), shard_rows):
         part = rows[start : start + shard_rows]
         path = folder / f"{name}-{start:09d}.npy"
-        if path.exists():
+        if path.exists() and len(np.load(path, mmap_mode="r")) == len(part):  # else left by another shard size
             on_rows_found(len(part))
         else:
             scorer = scorer or load()
@@ -51,7 +51,7 @@ def sharded_cosines(
     share = sum(len(part.values) * part.small_v_share for part in parts) / max(1, len(rows))
     joined = Cosines(np.concatenate([part.values for part in parts]), excluded, share)
     _write(whole, joined)
-    for path in shards:
+    for path in folder.glob(f"{name}-*.npy"):
         path.unlink()
         path.with_suffix(".json").unlink()
     return joined

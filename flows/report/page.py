@@ -16,6 +16,8 @@ from flows.report.data import ReportData, read_report
 from flows.store import StageOutput, StageStore
 
 REPORT_FILE = "report.html"
+# of a folder the store hashes the Python files only
+CODE = ("flows/report", "flows/report/page.html", "flows/report/page.css", "eval/compare.py")
 SHOWN_ROWS = 8
 
 
@@ -30,7 +32,7 @@ def report(config: RunConfig, store: StageStore, stages: Mapping[str, StageOutpu
         build,
         params={"config": config.model_dump(mode="json", exclude={"store"})},
         inputs={name: output.key for name, output in stages.items()},
-        code=["flows/report", "eval/compare.py"],
+        code=CODE,
     )
 
 

@@ -95,9 +95,7 @@ def test_a_missing_configuration_file(tmp_path, command):
 
 
 def test_a_missing_data_file(tmp_path):
-    done = equipoise(
-        "run", "configs/demo.yaml", "--set", "data.pool.0.path=demo/data/pol.parquet", home=tmp_path
-    )
+    done = equipoise("run", "configs/demo.yaml", "--set", "data.pool.0.path=demo/data/pol.parquet", home=tmp_path)
     assert "no such file or folder: demo/data/pol.parquet, did you mean 'pool.parquet'?" in told(done, 2)
 
 
@@ -116,10 +114,9 @@ def test_a_model_that_cannot_be_loaded_fails_before_any_work(config, tmp_path, m
     assert not (tmp_path / "store").exists()
 
 
-@pytest.mark.parametrize("pair", ["bids", "bids=no/such/folder"])
-def test_a_dataset_that_is_no_folder(config, tmp_path, pair):
-    message = told(equipoise("train", config(), "--dataset", pair, home=tmp_path), 2)
-    assert f"--dataset '{pair}': expected name=folder with an existing folder" in message
+def test_a_dataset_that_is_no_folder(config, tmp_path):
+    message = told(equipoise("train", config(), "--dataset", "bids=no/such/folder", home=tmp_path), 2)
+    assert "--dataset 'bids=no/such/folder': expected name=folder with an existing folder" in message
 
 
 def test_serve_without_a_server_says_how_to_start_one(config, tmp_path):
@@ -141,9 +138,7 @@ def test_too_many_bad_rows_stop_the_run_and_are_kept_with_their_reasons(config, 
     good = [{"id": f"good-{number}", "messages": MESSAGES} for number in range(8)]
     bad = [{"id": "bad-1", "messages": []}, {"id": "bad-2", "messages": [MESSAGES[0]]}]
     path = config([*good[:4], *bad, *good[4:]])
-    done = equipoise(
-        "curate", path, home=tmp_path / "prefect", PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS="300"
-    )
+    done = equipoise("curate", path, home=tmp_path / "prefect", PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS="300")
     message = told(done, 1)
     assert f"{tmp_path / 'pool.jsonl'}:5: messages is missing or empty" in message
     assert "2 of 10 rows were rejected (20.0%; max_rejected is 1.0%)" in message

@@ -119,7 +119,14 @@ def test_all_problems_are_told_at_once(raw):
     del raw["name"]
     text = problems(raw)
     assert text.startswith("run.yaml: 6 problem(s)\n")
-    for part in ("sede: unknown key", "seed: ", "warmup.fraction: ", "warmup.lora.rank: ", "'bid'", "name: is required"):
+    for part in (
+        "sede: unknown key",
+        "seed: ",
+        "warmup.fraction: ",
+        "warmup.lora.rank: ",
+        "'bid'",
+        "name: is required",
+    ):
         assert f"  - {part}" in text or part in text
     assert "(got 2)" in text
 

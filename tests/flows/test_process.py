@@ -15,7 +15,9 @@ def python(code):
 
 def test_output_goes_to_the_log_and_to_the_terminal(tmp_path, capfd):
     log = tmp_path / "work.log"
-    run_logged(python("import sys; print('to stdout', flush=True); print('to stderr', file=sys.stderr)"), log, name="work")
+    run_logged(
+        python("import sys; print('to stdout', flush=True); print('to stderr', file=sys.stderr)"), log, name="work"
+    )
     assert log.read_text().splitlines() == ["to stdout", "to stderr"]
     shown = capfd.readouterr().err
     assert "to stdout" in shown

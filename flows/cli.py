@@ -69,10 +69,17 @@ def _quiet_prefect() -> None:
 
 
 def _load(config_path: Path, overrides: list[str]) -> RunConfig:
-    """A checked configuration; the model is looked up too, so that a wrong name fails before any work starts."""
-    from flows.config import load_config
+    """A checked configuration; tasks and model are looked up too, so that a wrong name fails before any work starts."""
+    from flows.config import ConfigError, load_config
 
     config = load_config(config_path, overrides)
+    from eval.request import EvaluationError
+    from eval.tasks import resolve
+
+    try:
+        resolve(config.evaluation.tasks, config.evaluation.task_folder)
+    except EvaluationError as error:
+        raise ConfigError(f"evaluation.{error}") from error
     from train.models import load_tokenizer
 
     load_tokenizer(config.model)

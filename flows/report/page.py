@@ -79,8 +79,8 @@ def headline(data: ReportData) -> list[str]:
             counts = Counter(d.verdict for d in found)
             average = table.difference(model, control, AVERAGE)
             sentences.append(
-                f"{table.metric.name}: {model} against {control} is better on {counts['better']}, worse on "
-                f"{counts['worse']} and not clearly different on {counts['no clear difference']} of {len(found)} "
+                f"{table.metric.name.capitalize()}: {model} against {control} is better on {counts['better']}, worse "
+                f"on {counts['worse']} and not clearly different on {counts['no clear difference']} of {len(found)} "
                 f"capabilities; on average {average.verdict} "
                 f"({average.interval.mean:+.3f}, interval {average.interval.low:+.3f} to {average.interval.high:+.3f})."
             )

@@ -111,7 +111,7 @@ def encode(config: RunConfig, store: StageStore, ingested: StageOutput, cleaned:
         build,
         params={"max_length": config.max_length},
         inputs={"ingest": ingested.key, "clean": cleaned.key, "model": external_digest(config.model)},
-        code=["train/encoding.py", "flows/stages/data.py"],
+        code=["train/encoding.py", "train/models.py", "flows/stages/data.py"],
     )
 
 

@@ -90,7 +90,7 @@ def evaluate(config: RunConfig, store: StageStore, models: Sequence[EvaluatedMod
             **{f"items-{k}": external_digest(str(path)) for k, path in enumerate(settings.items)},
             **task_files,
         },
-        code=["train/encoding.py", "train/losses.py", "eval", "flows/stages/evaluation.py"],
+        code=["train/encoding.py", "train/losses.py", "train/models.py", "eval", "flows/stages/evaluation.py"],
     )
 
 

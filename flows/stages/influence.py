@@ -27,6 +27,7 @@ from train.settings import TrainJob
 ATTRIBUTION, ROWS, COLUMNS, SUMMARY = "attribution.npy", "rows.parquet", "columns.parquet", "attribution.json"
 INFLUENCE_CODE = [
     "train/encoding.py",
+    "train/models.py",
     "train/losses.py",
     "train/per_example.py",
     "curate/influence",

@@ -24,7 +24,7 @@ from curate.influence.exact import pool_cosines, target_gradients
 from train.encoding import collate, encode_all, token_budget_batches
 from train.losses import per_example_loss
 from train.models import attach_lora, load_base, load_tokenizer, trainable
-from train.per_example import _activation_gradients_only, hooked_maps, iterate_gradients
+from train.per_example import graph_from_adapters, hooked_maps, iterate_gradients
 from train.settings import LoraSettings
 
 ROOT = Path(__file__).parent.parent
@@ -53,7 +53,7 @@ def main() -> None:
             per_example_loss(model(**batch, use_cache=False).logits, labels)[0].sum().backward()
 
     def floor() -> None:
-        with _activation_gradients_only(model, hooked_maps(model)):
+        with graph_from_adapters(model, hooked_maps(model)):
             passes()
 
     def training() -> None:

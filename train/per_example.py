@@ -71,22 +71,27 @@ def block_hooks(maps: dict[str, torch.nn.Module], consume: Consumer) -> Iterator
 
 
 @contextmanager
-def _activation_gradients_only(model: Any, maps: dict[str, torch.nn.Module]) -> Iterator[None]:
-    """Evaluation mode, adapter weights frozen, and a graph that starts at the embeddings."""
+def graph_from_adapters(model: Any, maps: dict[str, torch.nn.Module]) -> Iterator[None]:
+    """Evaluation mode and frozen adapter weights; the graph starts at the first adapted map's output.
+
+    So the backward pass forms activation gradients only, and none below the first adapted layer.
+    """
     was_training = model.training
     parameters = [module.weight for module in maps.values()]
 
-    def require_grad(_module: torch.nn.Module, _inputs: tuple, output: torch.Tensor) -> torch.Tensor:
-        return output.requires_grad_(True)
+    def start(_module: torch.nn.Module, _inputs: tuple, output: torch.Tensor) -> None:
+        if not output.requires_grad:
+            output.requires_grad_(True)
 
-    handle = model.get_input_embeddings().register_forward_hook(require_grad)
+    handles = [module.register_forward_hook(start) for module in maps.values()]
     model.eval()
     for parameter in parameters:
         parameter.requires_grad_(False)
     try:
         yield
     finally:
-        handle.remove()
+        for handle in handles:
+            handle.remove()
         for parameter in parameters:
             parameter.requires_grad_(True)
         model.train(was_training)
@@ -101,7 +106,7 @@ def backward_per_example(model: Any, rows: Sequence[Encoded], pad_id: int, consu
     maps = hooked_maps(model)
     batch = {key: value.to(model.device) for key, value in collate(rows, pad_id).items()}
     labels = batch.pop("labels")
-    with _activation_gradients_only(model, maps), block_hooks(maps, consume):
+    with graph_from_adapters(model, maps), block_hooks(maps, consume):
         losses, _ = per_example_loss(model(**batch, use_cache=False).logits, labels)
         losses.sum().backward()
     return losses.detach()

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from curate.influence.checkpoints import Checkpoint, check_names
-from curate.influence.preconditioning import AdamRule, precondition
+from curate.influence.preconditioning import AdamRule, precondition, second_moment
 from train.encoding import Encoded
 from train.models import trainable
 from train.per_example import Consumer, flat_gradients, iterate_gradients
@@ -78,20 +78,27 @@ def pool_cosines(
     dots = torch.zeros(len(pool), columns, dtype=torch.float64)
     squares = torch.zeros(len(pool), dtype=torch.float64)
     plain = torch.zeros(len(pool), dtype=torch.float64)
-    small = torch.zeros((), dtype=torch.float64)
+    small = torch.zeros((), dtype=torch.int64, device=device)
 
     def start_batch(positions: list[int]) -> Consumer:
         def consume(name: str, block: torch.Tensor) -> None:
             nonlocal small
             g = block.flatten(1)
+            v1 = second_moment(g, v[name], checkpoint.betas[1])
+            small.add_((v1 < checkpoint.eps).sum())
             u = precondition(
-                g, m[name], v[name], step=checkpoint.step, rule=rule, betas=checkpoint.betas, eps=checkpoint.eps
+                g,
+                m[name],
+                v[name],
+                step=checkpoint.step,
+                rule=rule,
+                betas=checkpoint.betas,
+                eps=checkpoint.eps,
+                second=v1,
             )
-            b2 = checkpoint.betas[1]
-            small += ((b2 * v[name] + (1 - b2) * g.square()) < checkpoint.eps).sum().cpu()
             dots[positions] += (u @ transposed[name]).double().cpu()
-            squares[positions] += u.double().square().sum(dim=1).cpu()
-            plain[positions] += g.double().square().sum(dim=1).cpu()
+            squares[positions] += torch.linalg.vector_norm(u, dim=1).double().square().cpu()
+            plain[positions] += torch.linalg.vector_norm(g, dim=1).double().square().cpu()
 
         return consume
 

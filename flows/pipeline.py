@@ -91,10 +91,12 @@ def curate_flow(config: RunConfig) -> Curated:
 def finetune_flow(config: RunConfig, datasets: dict[str, str]) -> dict[str, StageOutput]:
     """One adapter per dataset folder (name -> folder), all with the same budget, steps and seed."""
     store = StageStore(config.store)
-    return {
-        name: run_stage(f"finetune-{name}", finetune, config, store, name, Path(folder), external_digest(folder))
-        for name, folder in datasets.items()
-    }
+    tuned = {}
+    for name, folder in datasets.items():
+        work = (finetune, config, store, name, Path(folder), external_digest(folder))
+        tuned[name] = run_stage(f"finetune-{name}", *work)
+        artifacts.training(config, name, tuned[name])
+    return tuned
 
 
 @flow(name="evaluate", flow_run_name="evaluate-{config.name}")

@@ -21,8 +21,8 @@ from train.encoding import ENCODED_SCHEMA, Encoded, encode_all
 from train.mixture import ConstantSchedule, CooldownSchedule, MixtureSampler
 from train.models import attach_lora, load_base, load_tokenizer, save_merged
 from train.moments import SaveMoments
-from train.settings import MixtureSettings, TrainJob
-from train.trainer import MIXTURE_LOG, BalancedTrainer, TrainingError
+from train.settings import MIXTURE_LOG, MixtureSettings, TrainJob
+from train.trainer import BalancedTrainer, TrainingError
 
 
 def load_rows(job: TrainJob, tokenizer: object) -> tuple[list[Encoded], list[tuple[str, str]]]:

@@ -14,6 +14,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from train.reweighting import STRATEGIES
 
+MIXTURE_LOG = "mixture.jsonl"  # what was drawn and trained, one line per optimizer step
+
 
 class Settings(BaseModel):
     """Base of every settings model: unknown keys are errors, values do not change after validation."""

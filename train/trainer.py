@@ -28,9 +28,8 @@ from train.last_layer import last_layer_features
 from train.losses import per_example_loss
 from train.mixture import MixtureSampler
 from train.reweighting import ReweightingSchedule, effective_sample_size, loss_weights
-from train.settings import CoresetSettings, ReweightingSettings
+from train.settings import MIXTURE_LOG, CoresetSettings, ReweightingSettings
 
-MIXTURE_LOG = "mixture.jsonl"
 MAX_LOST_STEPS = 10
 
 

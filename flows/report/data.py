@@ -18,6 +18,7 @@ from flows.stages.evaluation import ENGINE, read_results
 from flows.stages.influence import read_attribution
 from flows.stages.selection import ANALYSIS, SELECTION
 from flows.store import StageOutput
+from train.settings import MIXTURE_LOG
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,11 @@ def read_losses(folder: Path) -> list[tuple[int, float]]:
     return [(line["step"], line["loss"]) for line in lines if "loss" in line]
 
 
+def read_mixture(folder: Path) -> list[dict]:
+    """The mixture log of a training run, one record per optimizer step."""
+    return [json.loads(line) for line in (folder / MIXTURE_LOG).read_text().splitlines()]
+
+
 def read_influence(clean: Path, attribution: Path) -> dict[str, dict[str, float]]:
     """Mean z-score of every source's rows on every task's targets: which sources help what."""
     scores, ids, tasks = read_attribution(attribution)
@@ -93,7 +99,7 @@ def read_report(config: RunConfig, stages: Mapping[str, StageOutput]) -> ReportD
                 utility=table["utility"],
                 tasks=table["task"],
                 analysis=json.loads((folder / ANALYSIS).read_text()),
-                mixture=[json.loads(line) for line in (tuned / "mixture.jsonl").read_text().splitlines()],
+                mixture=read_mixture(tuned),
                 losses=read_losses(tuned),
             )
         )

@@ -207,6 +207,12 @@ def test_the_tables_are_artifacts_of_the_run(first, api):
     for method in METHODS:
         rows = json.loads(artifacts[f"{NAME}-sources-{method}"]["data"])
         assert sum(row["selected"] for row in rows) == BUDGET
+        balance = json.loads(artifacts[f"{NAME}-selection-{method}"]["data"])
+        assert sum(row["strongest in"] for row in balance) == BUDGET
+        trained = json.loads(artifacts[f"{NAME}-mixture-{method}"]["data"])
+        assert {row["source"] for row in trained} <= {row["source"] for row in rows}
+    sources = {row["source"] for row in json.loads(artifacts[f"{NAME}-sources-bids"]["data"])}
+    assert {row["source"] for row in json.loads(artifacts[f"{NAME}-influence"]["data"])} == sources
     evaluation = artifacts[f"{NAME}-evaluation"]["data"]
     assert "held-out bits per byte" in evaluation
     assert "accuracy" in evaluation

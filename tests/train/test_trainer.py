@@ -21,8 +21,8 @@ from train.__main__ import main, run
 from train.encoding import IGNORED, Encoded, write_encoded
 from train.mixture import ConstantSchedule, MixtureSampler
 from train.models import trainable
-from train.settings import CoresetSettings, LoraSettings, OptimizerSettings, ReweightingSettings, TrainJob
-from train.trainer import MIXTURE_LOG, BalancedTrainer, TrainingError
+from train.settings import MIXTURE_LOG, CoresetSettings, LoraSettings, OptimizerSettings, ReweightingSettings, TrainJob
+from train.trainer import BalancedTrainer, TrainingError
 
 ROWS = make_rows(16)
 REWEIGHTING = ReweightingSettings(burn_in=0.0, cap=None, temperature=0.4)

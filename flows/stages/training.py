@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -24,6 +25,8 @@ def launch_training(job: TrainJob, accelerate_config: Path | None, name: str) ->
         launcher += ["--config_file", str(accelerate_config)]
     else:
         launcher += ["--num_processes", "1", "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
+        # accelerate gives a process one thread unless told otherwise
+        launcher += ["--num_cpu_threads_per_process", str(os.cpu_count() or 1)]
     run_logged([*launcher, "-m", "train", str(path)], job.output / TRAIN_LOG, name=name)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -45,6 +46,9 @@ def show_metric(table: MetricTable, confidence: float) -> None:
         *(f"{m} − {control}" for m in judged),
         title=f"{table.metric.name} ({way}; {confidence:.0%} intervals)",
         title_justify="left",
+        box=box.SIMPLE,
+        pad_edge=False,
+        collapse_padding=True,
         caption="unclear: the interval contains zero" if judged else None,
         caption_justify="left",
     )

@@ -19,4 +19,4 @@ def serve_pipeline(config: RunConfig, cron: str) -> None:
     try:
         pipeline_flow.serve(name=config.name, cron=cron, parameters={"config": config.model_dump(mode="json")})
     except ValueError as error:
-        raise ConfigError(f"--cron {cron!r} is not a schedule: {error}") from error
+        raise ConfigError(f"--cron {cron!r} is not a cron schedule; '0 2 * * *' is every night at two") from error

@@ -48,7 +48,6 @@ class ReportData:
     audit: dict
     rejected: list[dict]
     removed: list[dict]
-    warmup_losses: list[tuple[int, float]]
 
 
 def read_shares(clean: Path, selection: Path) -> list[SourceShare]:
@@ -114,5 +113,4 @@ def read_report(config: RunConfig, stages: Mapping[str, StageOutput]) -> ReportD
         audit=json.loads((stages["encode"].path / AUDIT).read_text()),
         rejected=pq.read_table(stages["ingest"].path / REJECTED).to_pylist(),
         removed=pq.read_table(clean / REMOVED).to_pylist(),
-        warmup_losses=read_losses(stages["warmup"].path),
     )

@@ -95,7 +95,6 @@ def report_data(tmp_path, source="trivia", compared=None, **changes):
         },
         "rejected": [{"origin": f"{source}.jsonl:3", "id": "", "reason": f"no {source} turn", "excerpt": ""}],
         "removed": [{"id": "a", "source": source, "filter": "exact_duplicates", "reason": "same", "matched_id": "b"}],
-        "warmup_losses": [(1, 3.0)],
     }
     return ReportData(**(values | changes))
 

@@ -55,6 +55,14 @@ def transfer_table(transfer: dict) -> str:
     return "\n".join(lines)
 
 
+def transfer_summary(transfer: dict) -> str:
+    """Which capabilities' own loss falls, the interval being clear of zero."""
+    clear = [name for name, row in transfer["change"].items() if row[name][2] < 0]
+    others = [name for name in transfer["change"] if name not in clear]
+    rest = f" It does not for {', '.join(others)}." if others else ""
+    return f"Training on a capability lowers its own held-out loss, clear of zero, for {', '.join(clear)}.{rest}"
+
+
 def main() -> None:
     training = json.loads((MODEL / "training.json").read_text())
     transfer = json.loads((MODEL / "transfer.json").read_text())
@@ -108,6 +116,8 @@ Change of held-out bits per byte (lower is better) after fine-tuning a LoRA on {
 capability, same steps and seed each, 95 % bootstrap interval over items (`python demo/transfer.py --work DIR`):
 
 {transfer_table(transfer)}
+
+{transfer_summary(transfer)}
 """
     (MODEL / "README.md").write_text(card)
 

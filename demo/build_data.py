@@ -23,13 +23,14 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from curate.cleaning.leakage import RUN_WORDS, word_runs
+
 HERE = Path(__file__).parent
 SEED = 20261121
 TARGETS_PER_CAPABILITY = 16
 EVALUATION_PER_CAPABILITY = 120
 MAX_CHARACTERS = 560
 LETTERS = "ABCDEFGH"
-OVERLAP_WORDS = 13
 
 POOL_SIZES = {
     "opentriviaqa": 1_700,
@@ -59,10 +60,6 @@ def read_rows(path: Path) -> list[dict]:
 
 def characters(row: dict) -> int:
     return sum(len(message["content"]) for message in row["messages"])
-
-
-def words(text: str) -> list[str]:
-    return re.findall(r"\w+", text.lower())
 
 
 def build_pool(data: Path, rng: random.Random) -> list[dict]:
@@ -156,9 +153,7 @@ class Parts:
         self.owner: dict[object, str] = {}
 
     def claim(self, part: str, row_id: str, prompt: str) -> bool:
-        tokens = words(prompt)
-        runs = {tuple(tokens[i : i + OVERLAP_WORDS]) for i in range(len(tokens) - OVERLAP_WORDS + 1)}
-        keys = {row_id, " ".join(tokens)} | runs
+        keys = {row_id, " ".join(re.findall(r"\w+", prompt.lower())), *word_runs(prompt)}
         clash = next((key for key in keys if self.owner.get(key, part) != part), None)
         if clash is not None:
             print(f"left out of {part}: {row_id} shares {clash!r} with {self.owner[clash]}")
@@ -190,7 +185,7 @@ Written by `demo/build_data.py` (seed {SEED}) from public data sets; every row k
 * `targets.parquet`: {len(targets)} chats that steer the selection, {TARGETS_PER_CAPABILITY} per capability.
 * `eval/*.parquet`: {len(items)} items that score it (`prompt`, `target`, four or five `choices`).
 
-No id, no prompt and no run of {OVERLAP_WORDS} words of a prompt is shared between the three, and none of the pool was
+No id, no prompt and no run of {RUN_WORDS} words of a prompt is shared between the three, and none of the pool was
 in the embedded model's pretraining. Where a data set has no choices (math, code, multilingual) the three wrong ones
 answer other items of the same data set and, for translations, of the same language.
 

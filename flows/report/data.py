@@ -15,7 +15,7 @@ from eval.compare import Comparison
 from flows.config import RunConfig
 from flows.stages.data import AUDIT, POOL, REJECTED, REMOVED
 from flows.stages.evaluation import ENGINE, read_results
-from flows.stages.influence import read_attribution
+from flows.stages.influence import COLUMNS, read_attribution
 from flows.stages.selection import ANALYSIS, SELECTION
 from flows.store import StageOutput
 from train.settings import MIXTURE_LOG
@@ -74,8 +74,10 @@ def read_influence(clean: Path, attribution: Path) -> dict[str, dict[str, float]
     pool = pq.read_table(clean / POOL, columns=["id", "source"]).to_pydict()
     source_of = dict(zip(pool["id"], pool["source"], strict=True))
     sources = np.array([source_of[row] for row in ids])
-    values = np.asarray(scores, dtype=np.float64)
-    z = (values - values.mean(axis=0)) / np.maximum(values.std(axis=0, ddof=1), 1e-12)
+    columns = pq.read_table(attribution / COLUMNS)
+    z = (np.asarray(scores, dtype=np.float64) - columns["mean"].to_numpy()) / np.maximum(
+        columns["std"].to_numpy(), 1e-12
+    )
     labels = np.array(tasks)
     return {
         source: {task: float(z[np.ix_(sources == source, labels == task)].mean()) for task in dict.fromkeys(tasks)}

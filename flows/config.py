@@ -7,17 +7,18 @@ working directory.
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import yaml
 from pydantic import AfterValidator, BaseModel, Field, ValidationError, field_validator, model_validator
 
-from curate.selection import METHODS
+from curate.influence.settings import InfluenceSettings
+from curate.selection.settings import SelectionSettings
 from curate.sources import SourceSpec
 from curate.sources.hub import looks_like_hub_id
+from train.names import nearest
 from train.settings import (
     CoresetSettings,
     LoraSettings,
@@ -46,14 +47,9 @@ def _existing(path: Path) -> Path:
     return path
 
 
-def _nearest(name: str, known: Iterable[str]) -> str:
-    match = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
-    return f", did you mean {match[0]!r}?" if match else ""
-
-
 def _nearest_path(path: Path) -> str:
     folder = path.parent
-    return _nearest(path.name, [p.name for p in folder.iterdir()]) if folder.is_dir() else f" ({folder} does not exist)"
+    return nearest(path.name, [p.name for p in folder.iterdir()]) if folder.is_dir() else f" ({folder} does not exist)"
 
 
 ExistingPath = Annotated[Path, AfterValidator(_existing)]
@@ -85,31 +81,6 @@ class WarmupSettings(Settings):
     checkpoints: int = Field(4, ge=1, description="evenly spaced checkpoints that enter the influence")
     lora: LoraSettings = LoraSettings()
     optimizer: OptimizerSettings = OptimizerSettings(epochs=4)
-
-
-class InfluenceSettings(Settings):
-    mode: Literal["exact"] = Field("exact", description="exact dot products with every target gradient")
-    adam_rule: Literal["less", "torch", "sgd"] = Field("less", description="how a pool gradient is preconditioned")
-    tokens_per_batch: int = Field(4096, ge=16, description="padded tokens per gradient pass")
-    shard_rows: int = Field(
-        512, ge=1, description="pool rows per shard; a killed run goes on at the first missing shard"
-    )
-
-
-class SelectionSettings(Settings):
-    methods: list[str] = Field(["bids", "random"], min_length=1, description="selections to train and compare")
-    budget: int | float = Field(0.1, description="rows to select: a number, or a fraction of the pool below 1")
-
-    @model_validator(mode="after")
-    def _known_methods(self) -> SelectionSettings:
-        for method in self.methods:
-            if method not in METHODS:
-                raise ValueError(f"unknown method {method!r}{_nearest(method, METHODS)}; methods: {', '.join(METHODS)}")
-        if len(set(self.methods)) != len(self.methods):
-            raise ValueError("a method is listed twice")
-        if not self.budget > 0 or (isinstance(self.budget, float) and self.budget > 1):
-            raise ValueError(f"budget {self.budget} is neither a whole number of rows nor a fraction from 0 to 1")
-        return self
 
 
 class FinetuneSettings(Settings):
@@ -224,7 +195,7 @@ def _explain(problem: Any) -> list[str]:
     location = [str(part) for part in problem["loc"]]
     key = ".".join(location)
     if problem["type"] == "extra_forbidden":
-        return [f"{key}: unknown key{_nearest(location[-1], _fields_at(RunConfig, location[:-1]))}"]
+        return [f"{key}: unknown key{nearest(location[-1], _fields_at(RunConfig, location[:-1]))}"]
     message = problem["msg"].removeprefix("Value error, ")
     if problem["type"] == "missing":
         return [f"{key}: is required and not given"]

@@ -9,8 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
+
+from curate.scores import VALUES, write_labels
 
 
 class AttributionError(ValueError):
@@ -85,5 +88,22 @@ def attribution_matrix(
         excluded_rows={row: "no finite score" for row, good in zip(row_ids, good_rows, strict=True) if not good},
         excluded_columns={
             column: "no finite score" for column, good in zip(column_ids, good_columns, strict=True) if not good
+        },
+    )
+
+
+def write_attribution(folder: Path, matrix: AttributionMatrix) -> None:
+    """The matrix as a score folder (`curate.scores`), with its column statistics, weights and exclusions."""
+    np.save(folder / VALUES, matrix.values)
+    write_labels(
+        folder,
+        matrix.row_ids,
+        matrix.column_ids,
+        matrix.tasks,
+        statistics={"mean": matrix.mean, "std": matrix.std},
+        summary={
+            "weights": matrix.weights.tolist(),
+            "excluded_rows": matrix.excluded_rows,
+            "excluded_columns": matrix.excluded_columns,
         },
     )

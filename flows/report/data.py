@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 
+from curate.scores import COLUMNS, read_scores
 from curate.selection.explain import SourceShare, source_shares
 from eval.compare import Comparison
 from flows.config import RunConfig
 from flows.stages.data import AUDIT, POOL, REJECTED, REMOVED
 from flows.stages.evaluation import ENGINE, read_results
-from flows.stages.influence import COLUMNS, read_attribution
 from flows.stages.selection import ANALYSIS, SELECTION
 from flows.store import StageOutput
 from train.settings import MIXTURE_LOG
@@ -70,17 +70,19 @@ def read_mixture(folder: Path) -> list[dict]:
 
 def read_influence(clean: Path, attribution: Path) -> dict[str, dict[str, float]]:
     """Mean z-score of every source's rows on every task's targets: which sources help what."""
-    scores, ids, tasks = read_attribution(attribution)
+    matrix = read_scores(attribution)
     pool = pq.read_table(clean / POOL, columns=["id", "source"]).to_pydict()
     source_of = dict(zip(pool["id"], pool["source"], strict=True))
-    sources = np.array([source_of[row] for row in ids])
+    sources = np.array([source_of[row] for row in matrix.row_ids])
     columns = pq.read_table(attribution / COLUMNS)
-    z = (np.asarray(scores, dtype=np.float64) - columns["mean"].to_numpy()) / np.maximum(
+    z = (np.asarray(matrix.values, dtype=np.float64) - columns["mean"].to_numpy()) / np.maximum(
         columns["std"].to_numpy(), 1e-12
     )
-    labels = np.array(tasks)
+    labels = np.array(matrix.tasks)
     return {
-        source: {task: float(z[np.ix_(sources == source, labels == task)].mean()) for task in dict.fromkeys(tasks)}
+        source: {
+            task: float(z[np.ix_(sources == source, labels == task)].mean()) for task in dict.fromkeys(matrix.tasks)
+        }
         for source in dict.fromkeys(pool["source"])
         if (sources == source).any()
     }

@@ -7,11 +7,9 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 from tqdm import tqdm
 
-from curate.influence import AttributionMatrix, attribution_matrix
+from curate.influence import attribution_matrix, write_attribution
 from curate.influence.checkpoints import learning_rate_weights, load_checkpoint
 from curate.influence.exact import pool_cosines, target_gradients
 from curate.influence.shards import Scorer, sharded_cosines
@@ -24,7 +22,6 @@ from train.encoding import read_encoded, write_encoded
 from train.models import load_adapter, load_base, load_tokenizer
 from train.settings import TrainJob
 
-ATTRIBUTION, ROWS, COLUMNS, SUMMARY = "attribution.npy", "rows.parquet", "columns.parquet", "attribution.json"
 INFLUENCE_CODE = [
     "train/encoding.py",
     "train/models.py",
@@ -140,33 +137,5 @@ def attribution(
         build,
         params={},
         inputs={"ingest": ingested.key, "encode": encoded.key, "gradients": gradient.key},
-        code=["curate/influence/attribution.py", "flows/stages/influence.py"],
-    )
-
-
-def write_attribution(folder: Path, matrix: AttributionMatrix) -> None:
-    np.save(folder / ATTRIBUTION, matrix.values)
-    pq.write_table(pa.table({"id": matrix.row_ids}), folder / ROWS)
-    pq.write_table(
-        pa.table({"id": matrix.column_ids, "task": matrix.tasks, "mean": matrix.mean, "std": matrix.std}),
-        folder / COLUMNS,
-    )
-    (folder / SUMMARY).write_text(
-        json.dumps(
-            {
-                "weights": matrix.weights.tolist(),
-                "excluded_rows": matrix.excluded_rows,
-                "excluded_columns": matrix.excluded_columns,
-            },
-            indent=1,
-        )
-    )
-
-
-def read_attribution(folder: Path) -> tuple[np.ndarray, list[str], list[str]]:
-    """Scores as a memory map, the rows' ids, the columns' tasks."""
-    return (
-        np.load(folder / ATTRIBUTION, mmap_mode="r"),
-        pq.read_table(folder / ROWS)["id"].to_pylist(),
-        pq.read_table(folder / COLUMNS)["task"].to_pylist(),
+        code=["curate/influence/attribution.py", "curate/scores.py", "flows/stages/influence.py"],
     )

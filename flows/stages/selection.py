@@ -12,11 +12,11 @@ import pyarrow.parquet as pq
 from curate.cleaning import read_removed
 from curate.export import CardInfo, export_dataset, pool_sources
 from curate.records import read_examples
+from curate.scores import read_scores
 from curate.selection import METHODS, resolve_budget
 from curate.selection.explain import average_influence, imbalance_ratio, selection_table, strongest_tasks
 from flows.config import RunConfig
 from flows.stages.data import POOL, REMOVED, TARGETS
-from flows.stages.influence import COLUMNS, read_attribution
 from flows.store import Accounting, StageOutput, StageStore
 
 SELECTION, ANALYSIS = "selection.parquet", "analysis.json"
@@ -24,34 +24,36 @@ DATASET = "dataset"
 
 
 def select(
-    config: RunConfig, store: StageStore, method: str, cleaned: StageOutput, encoded: StageOutput, matrix: StageOutput
+    config: RunConfig, store: StageStore, method: str, cleaned: StageOutput, encoded: StageOutput, scored: StageOutput
 ) -> StageOutput:
     """The best `budget` rows by one method, with rank, winning target, its task, utility and influence per task."""
 
     def build(folder: Path) -> Accounting:
-        scores, ids, tasks = read_attribution(matrix.path)
+        matrix = read_scores(scored.path)
         source = dict(zip(*(pq.read_table(cleaned.path / POOL)[c].to_pylist() for c in ("id", "source")), strict=True))
         # a fraction is of the pool before exclusions; what cannot be scored cannot be chosen
         budget = resolve_budget(config.selection.budget, len(source))
-        selection = METHODS[method](scores, budget, tasks=tasks, seed=config.seed)
+        selection = METHODS[method](matrix.values, budget, tasks=matrix.tasks, seed=config.seed)
         table = selection_table(
             selection,
-            scores,
-            ids=ids,
-            sources=[source[i] for i in ids],
-            targets=pq.read_table(matrix.path / COLUMNS)["id"].to_pylist(),
-            tasks=tasks,
+            matrix.values,
+            ids=matrix.row_ids,
+            sources=[source[i] for i in matrix.row_ids],
+            targets=matrix.column_ids,
+            tasks=matrix.tasks,
         )
         pq.write_table(table, folder / SELECTION)
-        (folder / ANALYSIS).write_text(json.dumps(_analysis(scores, selection.order, tasks), indent=1))
-        return Accounting(len(ids), len(selection.order), not_selected=len(ids) - len(selection.order))
+        (folder / ANALYSIS).write_text(json.dumps(_analysis(matrix.values, selection.order, matrix.tasks), indent=1))
+        return Accounting(
+            len(matrix.row_ids), len(selection.order), not_selected=len(matrix.row_ids) - len(selection.order)
+        )
 
     return store.run(
         "select",
         build,
         params={"method": method, "budget": config.selection.budget, "seed": config.seed},
-        inputs={"clean": cleaned.key, "encode": encoded.key, "attribution": matrix.key},
-        code=["curate/selection", "flows/stages/selection.py"],
+        inputs={"clean": cleaned.key, "encode": encoded.key, "scores": scored.key},
+        code=["curate/selection", "curate/scores.py", "flows/stages/selection.py"],
     )
 
 

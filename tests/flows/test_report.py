@@ -11,13 +11,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from curate.influence.attribution import attribution_matrix
+from curate.influence import attribution_matrix, write_attribution
 from curate.selection.explain import SourceShare
 from eval.compare import ACCURACY, BITS_PER_BYTE, compare
 from flows.config import validate
 from flows.report.data import Arm, ReportData, read_influence, read_losses, read_shares
 from flows.report.page import CODE, headline, render
-from flows.stages.influence import write_attribution
 from flows.store import StageOutput
 
 EVIL = "<script>alert('source')</script>"

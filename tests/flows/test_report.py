@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from curate.influence import attribution_matrix, write_attribution
+from curate.scores import read_scores
 from curate.selection.explain import SourceShare
 from eval.compare import ACCURACY, BITS_PER_BYTE, compare
 from flows.config import validate
@@ -219,7 +220,7 @@ def test_influence_by_source_is_the_mean_of_the_columns_z_scores(tmp_path):
     # the pool's order is not the matrix's, and a row that could not be scored has no influence
     write(tmp_path / "clean" / "pool.parquet", id=["d", "z", "c", "b", "a"], source=["y", "none", "y", "x", "x"])
     found = read_influence(tmp_path / "clean", folder)
-    scores = np.load(folder / "attribution.npy").astype(np.float64)
+    scores = read_scores(folder).values.astype(np.float64)
     expected = {}
     for source, rows in {"x": [0, 1], "y": [2, 3]}.items():
         for task, columns in {"math": [0, 1], "code": [2]}.items():

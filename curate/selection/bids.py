@@ -19,61 +19,79 @@ from typing import Any
 
 import numpy as np
 
-from curate.selection.normalise import ScoreView, SelectionError, open_scores, warn_uneven
+from curate.selection.constraints import Budget, Constraints
+from curate.selection.ledger import Ledger, open_selection
+from curate.selection.normalise import ScoreView, SelectionError, warn_uneven
 from curate.selection.ranking import FIRST_DEPTH, ColumnHeads
 from curate.selection.result import Selection
 
 
 def bids(
-    scores: np.ndarray,
-    budget: int | float,
+    scores: Any,
+    budget: Budget,
     *,
     normalize: bool = True,
     tasks: Sequence[Any] | None = None,
     seed: int = 0,
+    constraints: Constraints | None = None,
     after: Selection | None = None,
     depth: int = FIRST_DEPTH,
 ) -> Selection:
-    """The first `budget` picks of BIDS; a smaller budget gives a prefix of a larger one.
+    """The first `budget` picks of BIDS; a smaller budget gives a prefix of a larger one (of rows, unconstrained).
 
-    scores: (N, M) influence, any real type, array or memory map; computed in float64 without a float64 copy of it.
-    budget: rows, or a fraction of N. normalize: z-scores per column (the paper), or raw scores. tasks: (M,) labels,
-    used only to warn about unequal counts. after: an earlier selection on the same scores to go on from. depth:
-    length of the first sorted lists; changes the memory, never the result. `seed` is not used. utility: the pick's
-    gap, `max_j(Z[i, j] - mean_j)`; target: the lowest column that attains it. Raises `SelectionError` (see
-    `open_scores`), also when `after` does not fit. Warns `SelectionWarning` on exclusions.
+    scores: (N, M) influence, any real type, array, memory map or `ShardedScores`; computed in float64 without a
+    float64 copy of it. budget: rows, a fraction of N, or a `TokenBudget`. normalize: z-scores per column (the paper),
+    or raw scores. tasks: (M,) labels, used only to warn about unequal counts. constraints: each pick is the best of
+    the rows that they still allow. after: an earlier selection on the same scores to go on from. depth: length of the
+    first sorted lists; changes the memory, never the result. `seed` is not used. utility: the pick's gap,
+    `max_j(Z[i, j] - mean_j)`; target: the lowest column that attains it. Raises `SelectionError` (see
+    `open_selection`), also when `after` does not fit. Warns `SelectionWarning` on exclusions.
     """
-    view, size = open_scores(scores, budget, tasks)
+    view, ledger = open_selection(scores, budget, tasks, constraints)
     warn_uneven(tasks, view.columns)
     view = view if normalize else view.raw()
+    size = ledger.size
     order = np.empty(size, dtype=np.int64)
     target = np.empty(size, dtype=np.int64)
     utility = np.empty(size, dtype=np.float64)
     if size == 0 and (after is None or after.order.size == 0):
         return view.result(order, target, utility)
 
-    heads = ColumnHeads(view, depth)
     total = np.zeros(view.columns.size)
     done = 0
     if after is not None:
         done = after.order.size
         order[:done], target[:done] = _positions(view, after, size)
         utility[:done] = after.utility
+        _replay(ledger, order[:done])
         for row in order[:done].tolist():
             total += view.row(row)
-            heads.take(row)
-
-    for pick in range(done, size):
+    first = [row for row in ledger.first.tolist() if not ledger.blocked[row]]
+    heads = ColumnHeads(view, depth, taken=ledger.blocked)
+    mean, gaps = np.empty_like(total), np.empty_like(total)
+    pick = done
+    while pick < size:
         # Sum divided by count, not an incremental mean: a drifting mean changes the order after some thousand picks.
-        mean = total / pick if pick else total
-        gaps = heads.values - mean
-        best = gaps.max()
-        row = min(_lowest_tied(heads, int(column), mean[column], best) for column in np.flatnonzero(gaps == best))
-        values = view.row(row)
-        order[pick], target[pick], utility[pick] = row, np.argmax(values - mean), best
-        total += values
-        heads.take(row)
-    return view.result(order, target, utility)
+        np.divide(total, max(pick, 1), out=mean)
+        if pick - done < len(first):
+            row = first[pick - done]
+        else:
+            np.subtract(heads.values, mean, out=gaps)
+            best = gaps.max()
+            if best == -np.inf:
+                break
+            columns = (gaps == best).nonzero()[0].tolist()
+            row = min([_lowest_tied(heads, column, mean[column], best) for column in columns])
+        if ledger.take(row):
+            values = view.row(row)
+            total += values
+            values -= mean
+            column = values.argmax()
+            order[pick], target[pick], utility[pick] = row, column, values[column]
+            pick += 1
+        heads.refresh()
+    ledger.close(pick)
+    return view.result(order[:pick], target[:pick], utility[:pick])
 
 
 def _lowest_tied(heads: ColumnHeads, column: int, mean: float, best: float) -> int:
@@ -91,7 +109,7 @@ def _lowest_tied(heads: ColumnHeads, column: int, mean: float, best: float) -> i
         if length < tied.size:
             return lowest
         start, width = start + length, 4 * width
-    if ids.size == heads.taken.size:
+    if heads.complete(column):
         return lowest
     beyond = (heads.view.column(column) - mean == best) & ~heads.taken
     return int(np.argmax(beyond))
@@ -106,3 +124,10 @@ def _positions(view: ScoreView, after: Selection, size: int) -> tuple[np.ndarray
     if not (np.isin(after.order, view.rows).all() and np.isin(after.target, view.columns).all()):
         raise SelectionError("`after` holds rows or targets that these scores cannot use; it is of other scores")
     return np.searchsorted(view.rows, after.order), np.searchsorted(view.columns, after.target)
+
+
+def _replay(ledger: Ledger, rows: np.ndarray) -> None:
+    """Count the rows of an earlier selection."""
+    for row in rows.tolist():
+        if ledger.blocked[row] or not ledger.take(row):
+            raise SelectionError("`after` holds a row twice or one that the constraints do not allow; start afresh")

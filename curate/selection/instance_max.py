@@ -9,55 +9,61 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
-from curate.selection.normalise import open_scores, warn_uneven
+from curate.selection.constraints import Budget, Constraints
+from curate.selection.ledger import open_selection
+from curate.selection.normalise import warn_uneven
 from curate.selection.result import Selection
 from curate.selection.row_scores import row_maximum, take_best
 
 
 def instance_max(
-    scores: np.ndarray,
-    budget: int | float,
+    scores: Any,
+    budget: Budget,
     *,
     normalize: bool = True,
     tasks: Sequence[Any] | None = None,
     seed: int = 0,
+    constraints: Constraints | None = None,
 ) -> Selection:
     """Rows by their largest raw score over the columns.
 
-    scores: (N, M); budget: rows or a fraction. `normalize` and `seed` are not used; `tasks` only for the warning
-    about unequal counts. target: the lowest column that attains the maximum. Raises `SelectionError`.
+    scores: (N, M); budget: rows, a fraction or a `TokenBudget`; constraints: see `Constraints`. `normalize` and `seed`
+    are not used; `tasks` only for the warning about unequal counts. target: the lowest column that attains the
+    maximum. Raises `SelectionError`.
     """
-    return _by_maximum(scores, budget, tasks, normalize=False)
+    return _by_maximum(scores, budget, tasks, constraints, normalize=False)
 
 
 def instance_max_normalized(
-    scores: np.ndarray,
-    budget: int | float,
+    scores: Any,
+    budget: Budget,
     *,
     normalize: bool = True,
     tasks: Sequence[Any] | None = None,
     seed: int = 0,
+    constraints: Constraints | None = None,
 ) -> Selection:
     """`instance_max` on z-scores per column, whatever `normalize` says."""
-    return _by_maximum(scores, budget, tasks, normalize=True)
+    return _by_maximum(scores, budget, tasks, constraints, normalize=True)
 
 
 def rds(
-    scores: np.ndarray,
-    budget: int | float,
+    scores: Any,
+    budget: Budget,
     *,
     normalize: bool = True,
     tasks: Sequence[Any] | None = None,
     seed: int = 0,
+    constraints: Constraints | None = None,
 ) -> Selection:
     """Representation similarity: `instance_max` where `scores` holds the cosine of each row with each target."""
-    return _by_maximum(scores, budget, tasks, normalize=False)
+    return _by_maximum(scores, budget, tasks, constraints, normalize=False)
 
 
-def _by_maximum(scores: np.ndarray, budget: int | float, tasks: Sequence[Any] | None, normalize: bool) -> Selection:
-    view, size = open_scores(scores, budget, tasks)
+def _by_maximum(
+    scores: Any, budget: Budget, tasks: Sequence[Any] | None, constraints: Constraints | None, normalize: bool
+) -> Selection:
+    view, ledger = open_selection(scores, budget, tasks, constraints)
     warn_uneven(tasks, view.columns)
     best, where = row_maximum(view if normalize else view.raw())
-    return take_best(view, best, where, size)
+    return take_best(view, best, where, ledger)

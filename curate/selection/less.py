@@ -12,29 +12,32 @@ from typing import Any
 
 import numpy as np
 
-from curate.selection.normalise import open_scores
+from curate.selection.constraints import Budget, Constraints
+from curate.selection.ledger import open_selection
 from curate.selection.result import Selection
 from curate.selection.row_scores import require_tasks, take_best, task_means
 
 
 def less(
-    scores: np.ndarray,
-    budget: int | float,
+    scores: Any,
+    budget: Budget,
     *,
     normalize: bool = True,
     tasks: Sequence[Any] | None = None,
     seed: int = 0,
+    constraints: Constraints | None = None,
 ) -> Selection:
     """Rows by max over tasks of the mean raw score over the task's columns.
 
-    scores: (N, M); budget: rows or a fraction; tasks: (M,) labels, required. `normalize` and `seed` are not used.
+    scores: (N, M); budget: rows, a fraction or a `TokenBudget`; tasks: (M,) labels, required; constraints: see
+    `Constraints`. `normalize` and `seed` are not used.
     target: the row's best column of its winning task. Raises `SelectionError`.
     """
     labels = require_tasks(tasks, "less")
-    view, size = open_scores(scores, budget, labels)
-    if size == 0:
+    view, ledger = open_selection(scores, budget, labels, constraints)
+    if ledger.size == 0:
         return view.result(*(np.empty(0, dtype=np.int64),) * 3)
     _, means, columns = task_means(view.raw(), labels)
     winner = means.argmax(axis=0)
     every = np.arange(view.rows.size)
-    return take_best(view, means[winner, every], columns[winner, every], size)
+    return take_best(view, means[winner, every], columns[winner, every], ledger)

@@ -1,10 +1,8 @@
-"""What of a score matrix can be used, and its z-scores, computed in one place so that every method sees the same
-bits.
+"""What of a score matrix can be used, and its z-scores.
 
-Each column is brought to a contiguous float64 vector and reduced alone, so neither the block width nor the memory
-layout changes a bit. Mean: two passes (the mean, then the mean of what it leaves). Deviation: ddof 1 around that
-mean. z = (x - mean) / std (BIDS, arXiv 2501.12147, section on normalisation). Only a block of columns is ever held in
-float64; opening a matrix costs two passes over it.
+z = (x - mean) / std per column (BIDS, arXiv 2501.12147, section on normalisation), in float64, with mean and deviation
+as in `moments`. Only a panel of the matrix and a few columns in float64 are ever held; opening a matrix is one pass
+over it, two if rows have to be left out.
 
 Unusable (spec section 3): a column without any finite value is dropped first, since it says nothing about any row;
 then a row with NaN or infinity in another column is excluded; then a column that is constant over the remaining rows,
@@ -17,17 +15,22 @@ import math
 import operator
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from curate.records import DataError
+from curate.selection.columns import map_columns, turned
+from curate.selection.moments import Moments
 from curate.selection.result import Selection
+from curate.selection.sharded import ShardedScores
 
 BLOCK_BYTES = 128 * 2**20
+
+T = TypeVar("T")
 
 
 class SelectionError(DataError):
@@ -42,11 +45,11 @@ class SelectionWarning(UserWarning):
 class ScoreView:
     """The usable part of a score matrix, read as z-scores, or raw after `raw()`.
 
-    scores: (N, M). rows: (n,) int64 and columns: (m,) int64, the usable indices, ascending. mean, std: (m,) float64.
-    Positions in the methods below run over the usable rows and columns, 0..n-1 and 0..m-1.
+    scores: (N, M) array or `ShardedScores`. rows: (n,) int64 and columns: (m,) int64, the usable indices, ascending.
+    mean, std: (m,) float64. Positions in the methods below run over the usable rows and columns, 0..n-1 and 0..m-1.
     """
 
-    scores: np.ndarray
+    scores: Any
     rows: np.ndarray
     columns: np.ndarray
     mean: np.ndarray
@@ -59,24 +62,47 @@ class ScoreView:
     def column(self, position: int) -> np.ndarray:
         """(n,) float64 values of one column."""
         values = np.array(self.scores[:, self.columns[position]], dtype=np.float64)
-        return self._scaled(values, position)
+        return self._scaled(values if self.rows.size == values.size else values[self.rows], position)
 
     def row(self, position: int) -> np.ndarray:
         """(m,) float64 values of one row, the same bits as in `column`."""
         values = np.array(self.scores[self.rows[position]], dtype=np.float64)
         if self.columns.size < values.size:
             values = values[self.columns]
-        return (values - self.mean) / self.std
+        values -= self.mean
+        values /= self.std
+        return values
 
     def iter_columns(self, block_columns: int | None = None) -> Iterator[tuple[int, np.ndarray]]:
-        """(position, (n,) float64 values) of every column, reading the matrix block by block."""
+        """(position, (n,) float64 values) of every column, whole; see `iter_columns`."""
         for position, values in iter_columns(self.scores, self.columns, block_columns):
-            yield position, self._scaled(values, position)
+            yield position, self._scaled(values if self.rows.size == values.size else values[self.rows], position)
+
+    def map_pieces(
+        self, work: Callable[[int, int, np.ndarray], T], block_columns: int | None = None
+    ) -> Iterator[tuple[int, int, T]]:
+        """`work(start, position, values)` on every column in pieces of rows, in one pass and in threads; yields
+        (start, position, its answer), for the first rows all columns in order, then for the next.
+
+        values: float64, of the consecutive row positions from `start` on.
+        """
+        every = self.rows.size == self.scores.shape[0]
+
+        def scaled(start: int, position: int, raw: np.ndarray) -> tuple[int, T]:
+            values = raw.astype(np.float64)
+            if not every:
+                first, last = np.searchsorted(self.rows, (start, start + raw.size))
+                values, start = values[self.rows[first:last] - start], int(first)
+            return start, work(start, position, self._scaled(values, position))
+
+        for _, position, (start, answer) in map_columns(self.scores, self.columns, scaled, block_columns):
+            yield start, position, answer
 
     def _scaled(self, values: np.ndarray, position: int) -> np.ndarray:
-        if self.rows.size < values.size:
-            values = values[self.rows]
-        return (values - self.mean[position]) / self.std[position]
+        """`values`, a float64 copy of its own, turned into z-scores in place."""
+        values -= self.mean[position]
+        values /= self.std[position]
+        return values
 
     def result(self, order: np.ndarray, target: np.ndarray, utility: np.ndarray) -> Selection:
         """A `Selection` in the matrix's own indices, from positions of this view."""
@@ -91,83 +117,90 @@ class ScoreView:
 
 
 def iter_columns(
-    scores: np.ndarray, columns: np.ndarray, block_columns: int | None = None
+    scores: Any, columns: np.ndarray, block_columns: int | None = None
 ) -> Iterator[tuple[int, np.ndarray]]:
-    """(position, (N,) contiguous float64 copy) of the given ascending columns, at most `BLOCK_BYTES` at a time."""
-    width = block_columns or max(1, BLOCK_BYTES // (8 * max(1, scores.shape[0])))
+    """(position, (N,) float64 copy) of the given ascending columns, whole, read `BLOCK_BYTES` at a time.
+
+    Above `PANEL_ROWS` rows `ScoreView.map_pieces` reads the matrix far fewer times.
+    """
+    n_rows = scores.shape[0]
+    width = block_columns or max(1, BLOCK_BYTES // (scores.dtype.itemsize * max(1, n_rows)))
     for start in range(0, columns.size, width):
-        chosen = columns[start : start + width]
-        block = np.array(scores[:, chosen[0] : chosen[-1] + 1].T, dtype=np.float64, order="C")
-        for offset, column in enumerate(chosen):
-            yield start + offset, block[column - chosen[0]]
+        for offset, values in enumerate(turned(scores, 0, n_rows, columns[start : start + width])):
+            yield start + offset, values.astype(np.float64)
 
 
-def mean_and_std(values: np.ndarray) -> tuple[float, float]:
-    """Two-pass mean and ddof-1 deviation of a contiguous float64 vector; deviation 0 if constant, NaN if shorter than
-    2."""
-    if values.size < 2:
-        return (float(values[0]) if values.size else math.nan), math.nan
-    with np.errstate(over="ignore", invalid="ignore"):
-        mean = values.mean()
-        mean += (values - mean).mean()
-        # A constant such as 0.1 does not always equal its computed mean, so equality is asked of the values.
-        if values.min() == values.max():
-            return float(mean), 0.0
-        residual = values - mean
-        return float(mean), float(np.sqrt(np.square(residual).sum() / (values.size - 1)))
-
-
-def as_matrix(scores: Any) -> np.ndarray:
-    """`scores` as a two-dimensional real array, without copying an array or a memory map."""
-    matrix = scores if isinstance(scores, np.ndarray) else np.asarray(scores)
+def as_matrix(scores: Any) -> Any:
+    """`scores` as a two-dimensional real array or `ShardedScores`, without copying an array or a memory map."""
+    # the bare array behind a memory map: the map's own indexing takes longer than reading a row
+    matrix = scores if isinstance(scores, ShardedScores) else np.asarray(scores)
     if matrix.ndim != 2 or matrix.dtype.kind not in "fiub":
         raise SelectionError(f"scores must be a real (rows, targets) matrix, got {matrix.dtype} {matrix.shape}")
     return matrix
 
 
-def open_scores(
-    scores: Any, budget: int | float, tasks: Sequence[Any] | None = None, block_columns: int | None = None
-) -> tuple[ScoreView, int]:
-    """The usable part of `scores` and the budget in rows; warns about what is left out.
-
-    Raises `SelectionError`: wrong shape, budget below 0 or above the usable rows, tasks not (M,), no usable column.
-    """
+def open_view(scores: Any, tasks: Sequence[Any] | None = None, block_columns: int | None = None) -> ScoreView:
+    """The usable part of `scores`, perhaps without any column; warns about what is left out. Raises `SelectionError`:
+    wrong shape, tasks not (M,)."""
     matrix = as_matrix(scores)
     if tasks is not None and len(tasks) != matrix.shape[1]:
         raise SelectionError(f"tasks has {len(tasks)} labels for {matrix.shape[1]} columns; give one per target")
-    view = usable(matrix, block_columns)
-    size = rows_to_select(budget, view)
-    if size and not view.columns.size:
+    return usable(matrix, block_columns)
+
+
+def require_columns(view: ScoreView) -> None:
+    """Raises `SelectionError` if no column can be used."""
+    if not view.columns.size:
         raise SelectionError(
-            f"none of the {matrix.shape[1]} target columns can be used: with {view.rows.size} usable rows all are "
+            f"none of the {view.scores.shape[1]} target columns can be used: with {view.rows.size} usable rows all are "
             "constant or not finite; check the attribution"
         )
-    return view, size
 
 
-def usable(matrix: np.ndarray, block_columns: int | None = None) -> ScoreView:
+def usable(matrix: Any, block_columns: int | None = None) -> ScoreView:
     """Rows and columns that can be used, with the columns' mean and deviation; warns about the others."""
     n_rows, n_columns = matrix.shape
-    finite_rows = np.ones(n_rows, dtype=bool)
-    candidates = []
-    for position, values in iter_columns(matrix, np.arange(n_columns), block_columns):
-        finite = np.isfinite(values)
-        if finite.any():
-            candidates.append(position)
-            finite_rows &= finite
-    rows = np.flatnonzero(finite_rows)
-    kept, statistics = [], []
-    chosen = np.array(candidates, dtype=np.int64)
-    for position, values in iter_columns(matrix, chosen, block_columns):
-        mean, std = mean_and_std(values if rows.size == n_rows else values[rows])
-        if math.isfinite(mean) and math.isfinite(std) and std > 0:
-            kept.append(int(chosen[position]))
-            statistics.append((mean, std))
+    rows, candidates = np.arange(n_rows), np.arange(n_columns)
+    holes, moments = _survey(matrix, rows, candidates, block_columns)
+    dead = [column for column, where in holes.items() if where.size == n_rows]
+    if holes:
+        candidates = np.delete(candidates, dead)
+        broken = [where for column, where in holes.items() if where.size < n_rows]
+        rows = np.delete(rows, np.unique(np.concatenate(broken))) if broken else rows
+        if broken:
+            _, moments = _survey(matrix, rows, candidates, block_columns)
+    kept = [c for c in candidates if math.isfinite(moments[c].mean) and 0 < moments[c].std < math.inf]
     columns = np.array(kept, dtype=np.int64)
     _warn("row(s) with NaN or infinity excluded", missing(rows, n_rows))
     _warn("constant or non-finite column(s) dropped", missing(columns, n_columns))
-    mean_std = np.array(statistics, dtype=np.float64).reshape(-1, 2)
+    mean_std = np.array([(moments[c].mean, moments[c].std) for c in kept], dtype=np.float64).reshape(-1, 2)
     return ScoreView(matrix, rows, columns, mean_std[:, 0].copy(), mean_std[:, 1].copy())
+
+
+def _survey(
+    matrix: Any, rows: np.ndarray, columns: np.ndarray, block_columns: int | None
+) -> tuple[dict[int, np.ndarray], list[Moments]]:
+    """Over the given rows: per column with NaN or infinity the rows where, and every matrix column's moments."""
+    every = rows.size == matrix.shape[0]
+
+    def look(start: int, position: int, raw: np.ndarray) -> tuple[np.ndarray | None, Moments]:
+        values = raw.astype(np.float64)
+        if not every:
+            first, last = np.searchsorted(rows, (start, start + raw.size))
+            values = values[rows[first:last] - start]
+        finite = np.isfinite(values)
+        if finite.all():
+            return None, Moments.of(values)
+        return start + np.flatnonzero(~finite), Moments.of(values[:0])
+
+    holes: dict[int, list[np.ndarray]] = {}
+    moments = [Moments.of(np.empty(0))] * matrix.shape[1]
+    for _, position, (where, found) in map_columns(matrix, columns, look, block_columns):
+        column = int(columns[position])
+        moments[column] = moments[column].joined(found)
+        if where is not None:
+            holes.setdefault(column, []).append(where)
+    return {column: np.concatenate(where) for column, where in holes.items()}, moments
 
 
 def rows_to_select(budget: int | float, view: ScoreView) -> int:
@@ -215,4 +248,4 @@ def missing(present: np.ndarray, total: int) -> tuple[int, ...]:
 def _warn(what: str, indices: tuple[int, ...]) -> None:
     if indices:
         shown = ", ".join(map(str, indices[:10])) + (", ..." if len(indices) > 10 else "")
-        warnings.warn(f"{len(indices)} {what}: {shown}", SelectionWarning, stacklevel=4)
+        warnings.warn(f"{len(indices)} {what}: {shown}", SelectionWarning, stacklevel=5)

@@ -1,4 +1,4 @@
-"""Row scores that the simple baselines rank by, accumulated column by column so that the matrix is read once."""
+"""Row scores that the simple baselines rank by, accumulated piece by piece so that the matrix is read once."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from curate.selection.ledger import ConstrainedLedger, Ledger
 from curate.selection.normalise import ScoreView, SelectionError
 from curate.selection.ranking import leading
 from curate.selection.result import Selection
@@ -16,10 +17,8 @@ def row_maximum(view: ScoreView) -> tuple[np.ndarray, np.ndarray]:
     """(n,) largest value of each row and (n,) position of the lowest column that attains it."""
     best = np.full(view.rows.size, -np.inf)
     where = np.zeros(view.rows.size, dtype=np.int64)
-    for position, values in view.iter_columns():
-        better = values > best
-        best[better] = values[better]
-        where[better] = position
+    for start, position, values in view.map_pieces(as_it_is):
+        _raise(best[start : start + values.size], where[start : start + values.size], values, position)
     return best, where
 
 
@@ -34,19 +33,40 @@ def task_means(view: ScoreView, tasks: Sequence[Any]) -> tuple[list[Any], np.nda
     index = {name: number for number, name in enumerate(names)}
     shape = (len(names), view.rows.size)
     sums, best, where = np.zeros(shape), np.full(shape, -np.inf), np.zeros(shape, dtype=np.int64)
-    for position, values in view.iter_columns():
-        task = index[labels[position]]
-        sums[task] += values
-        better = values > best[task]
-        best[task][better] = values[better]
-        where[task][better] = position
+    for start, position, values in view.map_pieces(as_it_is):
+        task, rows = index[labels[position]], slice(start, start + values.size)
+        sums[task, rows] += values
+        _raise(best[task, rows], where[task, rows], values, position)
     counts = np.array([labels.count(name) for name in names], dtype=np.float64)
     return names, sums / counts[:, None], where
 
 
-def take_best(view: ScoreView, score: np.ndarray, where: np.ndarray, size: int) -> Selection:
-    """The `size` rows with the largest (n,) score, ties to the lowest row; `where` gives each row's target."""
-    order = leading(score, size)
+def row_sums(view: ScoreView) -> np.ndarray:
+    """(n,) sum of each row, added in column order."""
+    sums = np.zeros(view.rows.size)
+    for start, _, values in view.map_pieces(as_it_is):
+        sums[start : start + values.size] += values
+    return sums
+
+
+def as_it_is(start: int, position: int, values: np.ndarray) -> np.ndarray:
+    return values
+
+
+def _raise(best: np.ndarray, where: np.ndarray, values: np.ndarray, position: int) -> None:
+    """Put `values` and their column where they are above the best so far."""
+    better = values > best
+    best[better] = values[better]
+    where[better] = position
+
+
+def take_best(view: ScoreView, score: np.ndarray, where: np.ndarray, ledger: Ledger | int) -> Selection:
+    """The rows with the largest (n,) score that the ledger takes, ties to the lowest row; `where` gives each row's
+    target. An int is a ledger of that many rows without constraints."""
+    if isinstance(ledger, int):
+        ledger = Ledger(view.rows.size, ledger)
+    constrained = isinstance(ledger, ConstrainedLedger)
+    order = ledger.fill(leading(score, score.size if constrained else ledger.size))
     return view.result(order, where[order], score[order])
 
 

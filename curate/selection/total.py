@@ -8,29 +8,26 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
-from curate.selection.normalise import open_scores
+from curate.selection.constraints import Budget, Constraints
+from curate.selection.ledger import open_selection
 from curate.selection.result import Selection
-from curate.selection.row_scores import row_maximum, take_best
+from curate.selection.row_scores import row_maximum, row_sums, take_best
 
 
 def total(
-    scores: np.ndarray,
-    budget: int | float,
+    scores: Any,
+    budget: Budget,
     *,
     normalize: bool = True,
     tasks: Sequence[Any] | None = None,
     seed: int = 0,
+    constraints: Constraints | None = None,
 ) -> Selection:
     """Rows by the float64 sum of raw scores over the columns, added in column order.
 
-    scores: (N, M); budget: rows or a fraction. `normalize` and `seed` are not used, `tasks` only checked.
-    target: the row's largest raw column. Raises `SelectionError`.
+    scores: (N, M); budget: rows, a fraction or a `TokenBudget`; constraints: see `Constraints`. `normalize` and `seed`
+    are not used, `tasks` only checked. target: the row's largest raw column. Raises `SelectionError`.
     """
-    view, size = open_scores(scores, budget, tasks)
+    view, ledger = open_selection(scores, budget, tasks, constraints)
     view = view.raw()
-    sums = np.zeros(view.rows.size)
-    for _, values in view.iter_columns():
-        sums += values
-    return take_best(view, sums, row_maximum(view)[1], size)
+    return take_best(view, row_sums(view), row_maximum(view)[1], ledger)

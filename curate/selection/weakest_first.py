@@ -11,37 +11,47 @@ from typing import Any
 
 import numpy as np
 
-from curate.selection.normalise import open_scores
+from curate.selection.constraints import Budget, Constraints
+from curate.selection.ledger import open_selection
 from curate.selection.ranking import ColumnHeads
 from curate.selection.result import Selection
 
 
 def weakest_first(
-    scores: np.ndarray,
-    budget: int | float,
+    scores: Any,
+    budget: Budget,
     *,
     normalize: bool = True,
     tasks: Sequence[Any] | None = None,
     seed: int = 0,
+    constraints: Constraints | None = None,
 ) -> Selection:
-    """Per pick the column with the lowest mean (0 at the start; ties lowest), then its best unselected row (ties
-    lowest).
+    """Per pick the column with the lowest mean (0 at the start; ties lowest), then its best free row (ties lowest).
 
-    scores: (N, M); budget: rows or a fraction; normalize: z-scores or raw. `tasks` is only checked, `seed` not used.
-    target: that column; utility: the row's value in it. Raises `SelectionError`.
+    scores: (N, M); budget: rows, a fraction or a `TokenBudget`; normalize: z-scores or raw; constraints: see
+    `Constraints`. `tasks` is only checked, `seed` not used. target: that column; utility: the row's value in it.
+    Raises `SelectionError`.
     """
-    view, size = open_scores(scores, budget, tasks)
-    view = view if normalize else view.raw()
+    view, ledger = open_selection(scores, budget, tasks, constraints)
+    view, size = view if normalize else view.raw(), ledger.size
     order, target = np.empty(size, dtype=np.int64), np.empty(size, dtype=np.int64)
     utility = np.empty(size, dtype=np.float64)
     if size == 0:
         return view.result(order, target, utility)
-    heads = ColumnHeads(view)
+    first = ledger.first.tolist()
+    heads = ColumnHeads(view, taken=ledger.blocked)
     sums = np.zeros(view.columns.size)
-    for pick in range(size):
+    pick = 0
+    while pick < size:
         weakest = int(np.argmin(sums / pick if pick else sums))
-        row = int(heads.ids[weakest])
-        order[pick], target[pick], utility[pick] = row, weakest, heads.values[weakest]
-        sums += view.row(row)
-        heads.take(row)
-    return view.result(order, target, utility)
+        row = first[pick] if pick < len(first) else int(heads.ids[weakest])
+        if row < 0:
+            break
+        if ledger.take(row):
+            values = view.row(row)
+            order[pick], target[pick], utility[pick] = row, weakest, values[weakest]
+            sums += values
+            pick += 1
+        heads.refresh()
+    ledger.close(pick)
+    return view.result(order[:pick], target[:pick], utility[:pick])

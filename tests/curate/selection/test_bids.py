@@ -69,6 +69,62 @@ def test_float16_values_like_naive(data, shape, depth):
     assert_like_naive(Z.astype(np.float64), depth)
 
 
+@settings(max_examples=100, deadline=None)
+@given(st.integers(0, 2**32 - 1), shapes, depths, st.sampled_from([np.float64, np.float32, np.float16]))
+def test_normal_scores_like_naive(seed, shape, depth, dtype):
+    A = np.random.default_rng(seed).normal(size=shape).astype(dtype)
+    assert_like_naive(A.astype(np.float64), depth)
+    order, target, utility = naive_bids(z_scores(A), shape[0])
+    if all(len(set(column)) > 1 for column in A.T.tolist()):
+        selection = bids(A, shape[0], depth=depth)
+        assert (selection.order.tolist(), selection.target.tolist()) == (order, target)
+        assert selection.utility.tolist() == utility
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.data(), shapes, depths)
+def test_bad_rows_and_constant_columns_like_naive_on_the_rest(data, shape, depth):
+    A = data.draw(hnp.arrays(np.float64, shape, elements=st.integers(-3, 3)))
+    bad = data.draw(st.sets(st.integers(0, shape[0] - 1), max_size=3))
+    flat = data.draw(st.sets(st.integers(0, shape[1] - 1), max_size=2))
+    for row in bad:
+        A[row, data.draw(st.integers(0, shape[1] - 1))] = data.draw(st.sampled_from([np.nan, np.inf, -np.inf]))
+    A[:, sorted(flat)] = 0.1
+    # a column without a finite value says nothing about any row, so it costs none
+    alive = np.isfinite(A).any(axis=0)
+    rows = np.flatnonzero(np.isfinite(A[:, alive]).all(axis=1))
+    kept = [c for c in np.flatnonzero(alive) if rows.size > 1 and np.ptp(A[rows, c]) > 0]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", SelectionWarning)
+        if not kept:
+            with pytest.raises(SelectionError):
+                bids(A, 1, depth=depth)
+            return
+        selection = bids(A, rows.size, depth=depth)
+        with pytest.raises(SelectionError, match="usable rows"):
+            bids(A, rows.size + 1, depth=depth)
+    order, target, utility = naive_bids(z_scores(A[np.ix_(rows, kept)]), rows.size)
+    assert selection.order.tolist() == rows[order].tolist()
+    assert selection.target.tolist() == np.array(kept)[target].tolist()
+    assert selection.utility.tolist() == utility
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data(), shapes, depths)
+def test_every_budget_is_a_prefix_and_every_prefix_resumes(data, shape, depth):
+    Z = data.draw(hnp.arrays(np.float64, shape, elements=st.integers(-2, 2)))
+    Z[0], Z[1] = 3.0, 4.0  # no constant column
+    whole = bids(Z, len(Z), depth=depth)
+    for budget in range(len(Z) + 1):
+        part = bids(Z, budget, depth=depth)
+        again = bids(Z, len(Z), depth=depth, after=part)
+        for name in ("order", "target", "utility"):
+            assert getattr(part, name).tolist() == getattr(whole, name)[:budget].tolist()
+            assert getattr(again, name).tolist() == getattr(whole, name).tolist()
+    with pytest.raises(SelectionError, match=f"budget {len(Z) + 1} is more than the {len(Z)} usable rows"):
+        bids(Z, len(Z) + 1)
+
+
 def test_the_tie_walk_decides_adversarial_cases():
     # Values within a few ulp, and a first pick that makes the differences large, so that many round to one.
     decided = 0
@@ -152,6 +208,18 @@ def test_duplicate_rows_come_out_in_index_order():
     for row in np.unique(A, axis=0):
         copies = np.flatnonzero((row == A).all(axis=1)).tolist()
         assert [index for index in order if index in copies] == copies
+
+
+def test_sums_are_kept_in_float64():
+    # Around 2^26 a float32 sum has steps of 8, which the values' differences of 1 do not survive.
+    Z = np.random.default_rng(7).integers(0, 40, (150, 3)) + 2.0**26
+    order, total = [], np.zeros(3, dtype=np.float32)
+    for pick in range(150):
+        gaps = Z - (total / np.float32(pick) if pick else total)
+        gaps[order] = -np.inf
+        order.append(int(gaps.max(axis=1).argmax()))
+        total += Z[order[-1]].astype(np.float32)
+    assert bids(Z, 150, normalize=False).order.tolist() == naive_bids(Z, 150)[0] != order
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float16, np.float64])

@@ -8,7 +8,8 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from curate.selection.normalise import SelectionWarning, mean_and_std, usable
+from curate.selection.moments import mean_and_std
+from curate.selection.normalise import SelectionWarning, usable
 from tests.reference.bids import z_scores
 
 

@@ -1,23 +1,32 @@
-"""Prefect artifacts: the report's tables, where a person looks for them in the UI."""
+"""Prefect artifacts: the report's tables and pictures, where a person looks for them in the UI."""
 
 from __future__ import annotations
 
-import json
+import base64
 import re
 from collections import Counter
 from collections.abc import Mapping
 
-from prefect.artifacts import create_markdown_artifact, create_table_artifact
+from prefect.artifacts import create_image_artifact, create_markdown_artifact, create_table_artifact
 
 from flows.config import RunConfig
-from flows.report.data import read_influence, read_mixture, read_shares
+from flows.report import selection_plots
+from flows.report.data import read_analysis, read_mixture, read_shares
 from flows.stages.evaluation import read_results
-from flows.stages.selection import ANALYSIS
 from flows.store import StageOutput
 
 
 def _table(config: RunConfig, name: str, rows: list[dict], description: str) -> None:
     create_table_artifact(rows, key=_key(config, name), description=description)
+
+
+def _picture(config: RunConfig, name: str, svg: str, description: str) -> None:
+    """The figure in the artifact itself: there is no server that could keep a file for it."""
+    opaque = svg.replace("<svg ", '<svg style="background: white" ', 1)  # the UI may be dark, the text is
+    encoded = base64.b64encode(opaque.encode()).decode()
+    create_image_artifact(
+        image_url=f"data:image/svg+xml;base64,{encoded}", key=_key(config, f"{name}-picture"), description=description
+    )
 
 
 def _key(config: RunConfig, name: str) -> str:
@@ -26,17 +35,19 @@ def _key(config: RunConfig, name: str) -> str:
 
 
 def curation(config: RunConfig, outputs: Mapping[str, StageOutput]) -> None:
-    """Influence by task; per method the source shares before and after, and the selection's balance."""
+    """Influence by task; per method the source shares before and after; balance and stability of all methods; the
+    pictures of them."""
     clean = outputs["clean"].path
-    influence = read_influence(clean, outputs["attribution"].path)
+    methods = config.selection.methods
+    analysis = read_analysis(outputs["analysis"].path)
     rows = [
         {"source": source, **{task: f"{value:+.2f}" for task, value in tasks.items()}}
-        for source, tasks in influence.items()
+        for source, tasks in analysis["influence_by_source"].items()
     ]
     _table(config, "influence", rows, "Mean z-score of every source's rows on every task's targets")
-    for method in config.selection.methods:
-        selected = outputs[f"select-{method}"].path
-        shares = [
+    shares = {method: read_shares(clean, outputs[f"select-{method}"].path) for method in methods}
+    for method, found in shares.items():
+        rows = [
             {
                 "source": share.source,
                 "pool": share.pool,
@@ -44,15 +55,46 @@ def curation(config: RunConfig, outputs: Mapping[str, StageOutput]) -> None:
                 "selected": share.selected,
                 "selected share": f"{share.selected_share:.1%}",
             }
-            for share in read_shares(clean, selected)
+            for share in found
         ]
-        _table(config, f"sources-{method}", shares, f"Sources before and after `{method}`")
-        analysis = json.loads((selected / ANALYSIS).read_text())
-        balance = [
-            {"task": task, "average influence (z)": f"{value:+.3f}", "strongest in": analysis["thi_instance"][task]}
-            for task, value in analysis["aid_per_task"].items()
-        ]
-        _table(config, f"selection-{method}", balance, f"Balance of the selection by `{method}`")
+        _table(config, f"sources-{method}", rows, f"Sources before and after `{method}`")
+    _table(config, "balance", _balance(analysis), "Average influence (z) per task, and how it spreads over the tasks")
+    _table(config, "confidence", _stability(analysis), "Of each selection, what is chosen again with other targets")
+    _picture(config, "sources", selection_plots.source_shares(shares), "Sources before and after")
+    heat_map = selection_plots.influence_heat_map(analysis["influence_by_source"])
+    _picture(config, "influence", heat_map, "Mean z-score of every source's rows on every task's targets")
+    coverages = {method: analysis["methods"][method]["coverage"] for method in methods}
+    recall = selection_plots.coverage(coverages, analysis["tasks"], "recall", "top rows that are in")
+    _picture(config, "coverage", recall, "Share of each target's best 1 % of the pool among the rows selected so far")
+
+
+def _balance(analysis: Mapping) -> list[dict]:
+    return [
+        {
+            "method": method,
+            **{task: f"{value:+.3f}" for task, value in found["aid_per_task"].items()},
+            "std between tasks": f"{found['aid_between_task_std']:.3f}",
+            "strongest in, most : fewest": f"{found['thi_ratio']:.1f}" if found["thi_ratio"] else "a task has none",
+        }
+        for method, found in analysis["spread"]["methods"].items()
+    ]
+
+
+def _stability(analysis: Mapping) -> list[dict]:
+    rows = []
+    for method, found in analysis["methods"].items():
+        sure, budget = found["confidence"], found["utility"]["suggested"]
+        overlap = sure.get("overlap")
+        rows.append(
+            {
+                "method": method,
+                "chosen again": f"{overlap['mean']:.0%} ({overlap['low']:.0%} to {overlap['high']:.0%})"
+                if overlap
+                else sure["reason"],
+                "suggested budget": f"{budget['rows']:,}" if budget["rows"] else f"none: {budget['reason']}",
+            }
+        )
+    return rows
 
 
 def training(config: RunConfig, name: str, output: StageOutput) -> None:

@@ -49,6 +49,16 @@ def rows_and_tokens(config: RunConfig) -> tuple[int, float] | None:
     return rows, min(size / CHARACTERS_PER_TOKEN, rows * config.max_length)
 
 
+def selected_share(config: RunConfig, rows: int, tokens: float) -> tuple[float, str]:
+    """The share of the pool that will be trained on, at most 1, and the budget in words."""
+    settings = config.selection
+    if settings.budget_tokens is not None:
+        budget = resolve_budget(settings.budget_tokens, round(tokens))
+        return min(1.0, budget / max(tokens, 1)), f"{budget:,} tokens"
+    budget = resolve_budget(settings.budget, rows)
+    return min(1.0, budget / max(rows, 1)), f"{budget:,} rows"
+
+
 def operations_per_second(width: int = 512) -> float:
     import torch
 
@@ -66,16 +76,16 @@ def estimate(config: RunConfig) -> str:
     if size is None or parameters is None:
         return "No estimate: it needs a Parquet pool and a local model."
     rows, tokens = size
-    budget = resolve_budget(config.selection.budget, rows)
+    share, selected = selected_share(config, rows, tokens)
     arms = len(config.selection.methods)
     gradient = 4 * parameters * tokens * config.warmup.checkpoints
     warm = 6 * parameters * tokens * config.warmup.fraction * config.warmup.optimizer.epochs
-    tune = 6 * parameters * tokens * budget / max(rows, 1) * config.finetune.optimizer.epochs * arms
+    tune = 6 * parameters * tokens * share * config.finetune.optimizer.epochs * arms
     # small models reach about a third of a plain product's rate
     seconds = (gradient + warm + tune) / (operations_per_second() / 3) + START_UP_SECONDS * (1 + arms)
     disk = parameters * 4 * arms + rows * 4 * 100 * config.warmup.checkpoints + tokens * 8
     return (
         f"pool: {rows:,} rows, about {tokens:,.0f} tokens; model: {parameters:,} parameters\n"
-        f"selection: {budget:,} rows by each of {', '.join(config.selection.methods)}\n"
+        f"selection: {selected} by each of {', '.join(config.selection.methods)}\n"
         f"estimate: {seconds / 60:.0f} minutes on this machine, {disk / 2**20:,.0f} MiB in {config.store}"
     )

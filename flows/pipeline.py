@@ -20,13 +20,16 @@ os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
 from prefect import flow, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 
+from curate.selection.inputs import INPUTS
 from flows import artifacts
 from flows.config import RunConfig
 from flows.report.page import REPORT_FILE, report
+from flows.stages.analysis import analyse
 from flows.stages.data import clean, encode, external_digest, ingest
 from flows.stages.evaluation import BASE, EvaluatedModel, evaluate
 from flows.stages.influence import attribution, gradients, warmup
 from flows.stages.selection import DATASET, export, select
+from flows.stages.similarity import similarity
 from flows.stages.training import finetune
 from flows.store import StageOutput, StageStore
 
@@ -78,11 +81,19 @@ def curate_flow(config: RunConfig) -> Curated:
     warmed = stage("warmup", warmup, encoded)
     gradient = stage("gradients", gradients, encoded, warmed)
     matrix = stage("attribution", attribution, ingested, encoded, gradient)
-    datasets = {}
+    scores: dict[str, StageOutput] = {"influence": matrix}
+    scored, selected, datasets = {}, {}, {}
     for method in config.selection.methods:
-        selected = stage(f"select-{method}", select, method, cleaned, encoded, matrix)
-        exported = stage(f"export-{method}", export, method, ingested, cleaned, encoded, matrix, selected)
+        kind = INPUTS[method]
+        if kind not in scores:
+            scores[kind] = stage(f"similarity-{kind}", similarity, kind, ingested, cleaned, encoded, warmed)
+        scored[method] = scores[kind]
+        selected[method] = stage(f"select-{method}", select, method, cleaned, encoded, scored[method])
+        exported = stage(
+            f"export-{method}", export, method, ingested, cleaned, encoded, scored[method], selected[method]
+        )
         datasets[method] = str(exported.path / DATASET)
+    stage("analysis", analyse, config.selection.methods, cleaned, encoded, scored, selected)
     artifacts.curation(config, stages)
     return Curated(stages, datasets)
 

@@ -10,39 +10,59 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 
-from curate.scores import COLUMNS, read_scores
 from curate.selection.explain import SourceShare, source_shares
 from eval.compare import Comparison
 from flows.config import RunConfig
+from flows.stages.analysis import ANALYSIS, confidence_file, neighbours_file
 from flows.stages.data import AUDIT, POOL, REJECTED, REMOVED
 from flows.stages.evaluation import ENGINE, read_results
-from flows.stages.selection import ANALYSIS, SELECTION
+from flows.stages.influence import TRUST
+from flows.stages.selection import SELECTION
 from flows.store import StageOutput
 from train.settings import MIXTURE_LOG
 
+SHOWN_PICKS = 5
+
 
 @dataclass(frozen=True)
+class Pick:
+    """A selected row with its reasons. target, task, utility, share: None where the method has none; neighbours: (id,
+    cosine) of the selected rows most like it, nearest first."""
+
+    id: str
+    source: str
+    target: str | None
+    task: str | None
+    utility: float | None
+    share: float | None
+    neighbours: list[tuple[str, float]]
+
+
+@dataclass(frozen=True, eq=False)
 class Arm:
-    """One selection method: its shares, utilities by rank, winning tasks, balance figures, mixture log and loss
-    curve."""
+    """One selection method: its shares, winning tasks by rank, first picks, what the analysis says, mixture log and
+    loss curve. confidence: as `read_confidence` gives it."""
 
     name: str
     shares: list[SourceShare]
-    utility: list[float]
     tasks: list[str | None]
+    picks: list[Pick]
     analysis: dict
+    confidence: tuple[np.ndarray, np.ndarray] | None
     mixture: list[dict]
     losses: list[tuple[int, float]]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ReportData:
-    """Everything on the page. influence: source -> task -> mean z-score of the source's rows."""
+    """Everything on the page. analysis: `analysis.json` of the run, with what holds for all methods; trust: what is
+    known of the influence scores themselves."""
 
     config: RunConfig
     stages: Mapping[str, StageOutput]
     arms: list[Arm]
-    influence: dict[str, dict[str, float]]
+    analysis: dict
+    trust: dict
     comparison: Comparison
     engine: dict
     audit: dict
@@ -68,40 +88,54 @@ def read_mixture(folder: Path) -> list[dict]:
     return [json.loads(line) for line in (folder / MIXTURE_LOG).read_text().splitlines()]
 
 
-def read_influence(clean: Path, attribution: Path) -> dict[str, dict[str, float]]:
-    """Mean z-score of every source's rows on every task's targets: which sources help what."""
-    matrix = read_scores(attribution)
-    pool = pq.read_table(clean / POOL, columns=["id", "source"]).to_pydict()
-    source_of = dict(zip(pool["id"], pool["source"], strict=True))
-    sources = np.array([source_of[row] for row in matrix.row_ids])
-    columns = pq.read_table(attribution / COLUMNS)
-    z = (np.asarray(matrix.values, dtype=np.float64) - columns["mean"].to_numpy()) / np.maximum(
-        columns["std"].to_numpy(), 1e-12
-    )
-    labels = np.array(matrix.tasks)
-    return {
-        source: {
-            task: float(z[np.ix_(sources == source, labels == task)].mean()) for task in dict.fromkeys(matrix.tasks)
-        }
-        for source in dict.fromkeys(pool["source"])
-        if (sources == source).any()
-    }
+def read_analysis(folder: Path) -> dict:
+    """`analysis.json` of the analysis stage, as plain values."""
+    return json.loads((folder / ANALYSIS).read_text())
+
+
+def read_confidence(analysis: Path, method: str) -> tuple[np.ndarray, np.ndarray] | None:
+    """(N,) share of resamples in which each scored row is chosen, and whether it is selected; None if nothing was
+    drawn."""
+    table = pq.read_table(analysis / confidence_file(method))
+    if table["share"].null_count:
+        return None
+    return table["share"].to_numpy(), table["selected"].to_numpy()
+
+
+def read_picks(selection: Path, analysis: Path, method: str, count: int = SHOWN_PICKS) -> list[Pick]:
+    """The first `count` picks with their reasons."""
+    rows = pq.read_table(selection / SELECTION).slice(0, count).to_pylist()
+    shares = pq.read_table(analysis / confidence_file(method)).to_pydict()
+    share_of = dict(zip(shares["id"], shares["share"], strict=True))
+    near = {row["id"]: row for row in pq.read_table(analysis / neighbours_file(method)).slice(0, count).to_pylist()}
+    return [
+        Pick(
+            **{name: row[name] for name in ("id", "source", "target", "task", "utility")},
+            share=share_of[row["id"]],
+            neighbours=list(zip(near[row["id"]]["neighbours"], near[row["id"]]["similarity"], strict=True))
+            if row["id"] in near
+            else [],
+        )
+        for row in rows
+    ]
 
 
 def read_report(config: RunConfig, stages: Mapping[str, StageOutput]) -> ReportData:
     """All of a finished run."""
     clean, selections = stages["clean"].path, {m: stages[f"select-{m}"].path for m in config.selection.methods}
+    explained = stages["analysis"].path
+    analysis = read_analysis(explained)
     arms = []
     for method, folder in selections.items():
-        table = pq.read_table(folder / SELECTION).to_pydict()
         tuned = stages[f"finetune-{method}"].path
         arms.append(
             Arm(
                 name=method,
                 shares=read_shares(clean, folder),
-                utility=table["utility"],
-                tasks=table["task"],
-                analysis=json.loads((folder / ANALYSIS).read_text()),
+                tasks=pq.read_table(folder / SELECTION, columns=["task"])["task"].to_pylist(),
+                picks=read_picks(folder, explained, method),
+                analysis=analysis["methods"][method],
+                confidence=read_confidence(explained, method),
                 mixture=read_mixture(tuned),
                 losses=read_losses(tuned),
             )
@@ -111,7 +145,8 @@ def read_report(config: RunConfig, stages: Mapping[str, StageOutput]) -> ReportD
         config=config,
         stages=stages,
         arms=arms,
-        influence=read_influence(clean, stages["attribution"].path),
+        analysis=analysis,
+        trust=json.loads((stages["attribution"].path / TRUST).read_text()),
         comparison=read_results(stages["evaluate"].path),
         engine=json.loads(engine.read_text()) if engine.exists() else {},
         audit=json.loads((stages["encode"].path / AUDIT).read_text()),

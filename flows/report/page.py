@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -11,14 +11,15 @@ from markupsafe import Markup
 
 from eval.compare import AVERAGE, MetricTable
 from flows.config import RunConfig
-from flows.report import plots
-from flows.report.data import ReportData, read_report
+from flows.report import plots, selection_plots
+from flows.report.data import Arm, ReportData, read_report
 from flows.store import StageOutput, StageStore
 
 REPORT_FILE = "report.html"
 # of a folder the store hashes the Python files only
 CODE = ("flows/report", "flows/report/page.html", "flows/report/page.css", "eval/compare.py")
 SHOWN_ROWS = 8
+DOUBTFUL = 0.5  # below it a task's ranking owes more to which targets were drawn than to the task
 
 
 def report(config: RunConfig, store: StageStore, stages: Mapping[str, StageOutput]) -> StageOutput:
@@ -45,11 +46,20 @@ def render(data: ReportData) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters |= {"signed": "{:+.3f}".format, "ratio": _ratio}
+    tasks = data.analysis["tasks"]
+    described = {arm.name: arm.analysis for arm in data.arms}
+    coverages = {name: found["coverage"] for name, found in described.items()}
+    sure = {arm.name: arm.confidence for arm in data.arms if arm.confidence is not None}
     figures = {
-        "shares": plots.source_shares({arm.name: arm.shares for arm in data.arms}),
-        "influence": plots.influence_heat_map(data.influence),
+        "shares": selection_plots.source_shares({arm.name: arm.shares for arm in data.arms}),
+        "influence": selection_plots.influence_heat_map(data.analysis["influence_by_source"]),
+        "balance": selection_plots.balance(data.analysis["spread"]["methods"], tasks),
         "evaluation": [plots.evaluation(table) for table in data.comparison.tables],
-        "utility": {arm.name: plots.utility_curve(arm.utility, arm.tasks) for arm in data.arms if any(arm.tasks)},
+        "utility": {arm.name: _utility(arm, tasks) for arm in data.arms if arm.analysis["utility"]["curve"]},
+        "recall": selection_plots.coverage(coverages, tasks, "recall", "top rows that are in"),
+        "along": selection_plots.coverage(coverages, tasks, "influence", "mean z-score of the picks"),
+        "confidence": selection_plots.confidence(sure) if sure else None,
         "mixture": {arm.name: plots.mixture(arm.mixture, arm.losses) for arm in data.arms},
     }
     return environment.get_template("page.html").render(
@@ -57,8 +67,12 @@ def render(data: ReportData) -> str:
         config=data.config,
         figures=_safe(figures),
         headline=headline(data),
+        claim=spread_sentence(data.analysis["spread"]),
         results=[_result_rows(table) for table in data.comparison.tables],
         average=AVERAGE,
+        trained=set(described),
+        doubtful=DOUBTFUL,
+        agreement=_agreement(data.trust["checkpoints"]),
         shown=SHOWN_ROWS,
         removed_counts=Counter((row["filter"], row["source"]) for row in data.removed),
         total_seconds=sum(output.seconds for output in data.stages.values()),
@@ -87,6 +101,31 @@ def headline(data: ReportData) -> list[str]:
     return sentences
 
 
+def spread_sentence(spread: Mapping) -> str | None:
+    """Whether the tasks' spread falls in the order that BIDS claims; None where not all of those methods can run."""
+    if spread["falls"] is None:
+        return None
+    names = spread["claimed_order"]
+    values = ", ".join(f"{name} {spread['methods'][name]['aid_between_task_std']:.3f}" for name in names)
+    verdict = "falls in that order here" if spread["falls"] else "does not fall in that order here"
+    return f"BIDS claims a spread between tasks that falls from {' to '.join(names)}. It {verdict}: {values}."
+
+
+def _agreement(correlations: Sequence[Sequence[float]]) -> tuple[float, float] | None:
+    """Least and largest rank correlation between two checkpoints; None where there is one."""
+    pairs = [value for i, row in enumerate(correlations) for value in row[i + 1 :]]
+    return (min(pairs), max(pairs)) if pairs else None
+
+
+def _ratio(value: float | None) -> str:
+    return "a task has none" if value is None else f"{value:.1f} : 1"
+
+
+def _utility(arm: Arm, tasks: Sequence[str]) -> str:
+    utility = arm.analysis["utility"]
+    return selection_plots.utility(utility["curve"], len(arm.tasks), utility["suggested"]["rows"], arm.tasks, tasks)
+
+
 def _result_rows(table: MetricTable) -> dict:
     control = table.controls[-1] if table.controls else None
     judged = [m for m in table.models if control and m not in table.controls]
@@ -112,4 +151,4 @@ def _safe(figures: object) -> object:
         return {name: _safe(value) for name, value in figures.items()}
     if isinstance(figures, list):
         return [_safe(value) for value in figures]
-    return Markup(figures)
+    return None if figures is None else Markup(figures)

@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from pathlib import Path
 
-import numpy as np
 import pyarrow.parquet as pq
 
 from curate.cleaning import read_removed
 from curate.export import CardInfo, export_dataset, pool_sources
 from curate.records import read_examples
 from curate.scores import read_scores
-from curate.selection import METHODS, resolve_budget
-from curate.selection.explain import average_influence, imbalance_ratio, selection_table, strongest_tasks
+from curate.selection import METHODS
+from curate.selection.explain import selection_table
+from curate.selection.inputs import INPUTS
 from flows.config import RunConfig
+from flows.stages.constraints import near_duplicates, selection_budget, selection_constraints
 from flows.stages.data import POOL, REMOVED, TARGETS
 from flows.store import Accounting, StageOutput, StageStore
 
-SELECTION, ANALYSIS = "selection.parquet", "analysis.json"
+SELECTION = "selection.parquet"
 DATASET = "dataset"
 
 
@@ -27,48 +27,46 @@ def select(
     config: RunConfig, store: StageStore, method: str, cleaned: StageOutput, encoded: StageOutput, scored: StageOutput
 ) -> StageOutput:
     """The best `budget` rows by one method, with rank, winning target, its task, utility and influence per task."""
+    settings = config.selection
+    clusters = near_duplicates(config, store, cleaned) if settings.max_per_cluster else None
 
     def build(folder: Path) -> Accounting:
         matrix = read_scores(scored.path)
         source = dict(zip(*(pq.read_table(cleaned.path / POOL)[c].to_pylist() for c in ("id", "source")), strict=True))
-        # a fraction is of the pool before exclusions; what cannot be scored cannot be chosen
-        budget = resolve_budget(config.selection.budget, len(source))
-        selection = METHODS[method](matrix.values, budget, tasks=matrix.tasks, seed=config.seed)
+        sources = [source[i] for i in matrix.row_ids]
+        budget = selection_budget(config, len(source), encoded, matrix.row_ids)
+        constraints = selection_constraints(config, cleaned, matrix.row_ids, sources, clusters)
+        selection = METHODS[method](
+            matrix.values, budget, tasks=matrix.tasks, seed=config.seed, constraints=constraints
+        )
         table = selection_table(
             selection,
             matrix.values,
             ids=matrix.row_ids,
-            sources=[source[i] for i in matrix.row_ids],
+            sources=sources,
             targets=matrix.column_ids,
             tasks=matrix.tasks,
         )
         pq.write_table(table, folder / SELECTION)
-        (folder / ANALYSIS).write_text(json.dumps(_analysis(matrix.values, selection.order, matrix.tasks), indent=1))
-        return Accounting(
-            len(matrix.row_ids), len(selection.order), not_selected=len(matrix.row_ids) - len(selection.order)
-        )
+        scored_rows, chosen = len(matrix.row_ids), len(selection.order)
+        return Accounting(scored_rows, chosen, not_selected=scored_rows - chosen)
 
     return store.run(
         "select",
         build,
-        params={"method": method, "budget": config.selection.budget, "seed": config.seed},
-        inputs={"clean": cleaned.key, "encode": encoded.key, "scores": scored.key},
-        code=["curate/selection", "curate/scores.py", "flows/stages/selection.py"],
+        params={
+            "method": method,
+            "seed": config.seed,
+            **settings.model_dump(mode="json", exclude={"methods", "near_duplicate_threshold"}),
+        },
+        inputs={
+            "clean": cleaned.key,
+            "encode": encoded.key,
+            "scores": scored.key,
+            **({"clusters": clusters.key} if clusters else {}),
+        },
+        code=["curate/selection", "curate/scores.py", "flows/stages/constraints.py", "flows/stages/selection.py"],
     )
-
-
-def _analysis(scores: np.ndarray, order: np.ndarray, tasks: list[str]) -> dict:
-    """AID and THI of a selection (bids spec, section 6), on z-scores."""
-    profile = average_influence(scores, order, tasks)
-    counts = strongest_tasks(scores, order, tasks, by="instance")
-    return {
-        "aid_per_task": profile.per_task,
-        "aid_between_task_std": profile.between_task_std,
-        "aid_lowest_target": profile.lowest,
-        "aid_highest_target": profile.highest,
-        "thi_instance": counts,
-        "thi_ratio": imbalance_ratio(counts) if all(counts.values()) else None,
-    }
 
 
 def export(
@@ -94,10 +92,8 @@ def export(
                 f"{', '.join(capabilities)}. Made with Equipoise."
             ),
             method=(
-                f"Method `{method}`, budget {config.selection.budget}, seed {config.seed}. "
-                f"Scores: gradient influence "
-                f"(LESS, arXiv 2402.04333) under `{config.model}`, {config.warmup.checkpoints} checkpoints, Adam rule "
-                f"`{config.influence.adam_rule}`, exact dot products"
+                f"Method `{method}`, budget {config.selection.budget_in_words}, seed {config.seed}. "
+                f"Scores: {_scores_in_words(config, method)}"
                 + ("; BIDS (arXiv 2501.12147) balances them over the targets." if method == "bids" else ".")
             ),
             pool=pool_sources(read_examples(ingested.path / POOL)),
@@ -117,6 +113,23 @@ def export(
     )
 
 
+def _scores_in_words(config: RunConfig, method: str) -> str:
+    """What the method looked at, for the card."""
+    kind, influence = INPUTS[method], config.influence
+    if method == "random":
+        return "none, the rows were drawn at random"
+    if kind == "influence":
+        return (
+            f"gradient influence (LESS, arXiv 2402.04333) under `{config.model}`, {config.warmup.checkpoints} "
+            f"checkpoints, preconditioner `{influence.preconditioner}`, mode `{influence.mode}`"
+        )
+    return {
+        "embeddings": f"similarity of the last hidden state of `{config.model}` after the warmup",
+        "bm25": "BM25 of the row's text against the targets' texts",
+        "ngrams": "hashed n-gram importance weights (DSIR, arXiv 2302.03169)",
+    }[kind]
+
+
 def _gaps(config: RunConfig, encoded: StageOutput, matrix: StageOutput) -> tuple[str, ...]:
     """What a reader of the card must know is missing."""
     lost = encoded.rows.get("excluded", 0) + matrix.rows.get("excluded", 0)
@@ -125,5 +138,8 @@ def _gaps(config: RunConfig, encoded: StageOutput, matrix: StageOutput) -> tuple
         gaps.append(
             f"{lost:,} pool rows could not be scored: no answer in {config.max_length} tokens or no finite gradient."
         )
-    gaps.append("Near-duplicates, personal data and toxicity were not filtered.")
+    per_cluster = config.selection.max_per_cluster
+    if per_cluster:
+        gaps.append(f"At most {per_cluster} rows of a near-duplicate cluster were selected.")
+    gaps.append(f"{'Personal' if per_cluster else 'Near-duplicates, personal'} data and toxicity were not filtered.")
     return tuple(gaps)

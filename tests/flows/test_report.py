@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -11,12 +13,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from curate.influence import attribution_matrix, write_attribution
-from curate.scores import read_scores
 from curate.selection.explain import SourceShare
 from eval.compare import ACCURACY, BITS_PER_BYTE, compare
 from flows.config import validate
-from flows.report.data import Arm, ReportData, read_influence, read_losses, read_shares
+from flows.report.data import Arm, Pick, ReportData, read_losses, read_shares
+from flows.report.figures import label_ends, new_figure, thinned
 from flows.report.page import CODE, headline, render
 from flows.store import StageOutput
 
@@ -53,20 +54,61 @@ def comparison(metric=ACCURACY, shift=0.2, controls=("base", "random")):
     return compare([(metric, models)], list(controls), resamples=200, seed=1)
 
 
+def described(math=0.31, code=-0.02, thi=(7, 3)):
+    """What the analysis says of the balance of one row set."""
+    counts = {"math": thi[0], "code": thi[1]}
+    ratio = thi[0] / thi[1] if thi[1] else None
+    return {
+        "rows": sum(thi),
+        "aid_per_task": {"math": math, "code": code},
+        "aid_between_task_std": abs(math - code) / 2,
+        "aid_lowest_target": code - 0.1,
+        "aid_highest_target": math + 0.1,
+        "thi_instance": counts,
+        "thi_ratio": ratio,
+        "thi_ratios": {"raw": {"task_mean": ratio}},
+    }
+
+
+def method_analysis(name):
+    drawn = name == "bids"
+    curve = [[rank, 2.0 - 0.1 * rank] for rank in range(1, 13)] if drawn else []
+    per_task = {"math": [0.5, 0.4, 0.3], "code": [0.0, 0.1, 0.2]}
+    return {
+        **described(),
+        "coverage": {"budgets": [1, 2, 3], "recall": per_task, "reached": per_task, "influence": per_task},
+        "utility": {
+            "curve": curve,
+            "suggested": {"rows": 8 if drawn else None, "start": 1.9 if drawn else None, "reason": "because"},
+        },
+        "last_utility": 1.0 if drawn else None,
+        "near_misses": [{"id": "near", "source": "trivia", "gap": 0.987, "target": "t9", "task": "code"}] * drawn,
+        "confidence": {
+            "resamples": 50,
+            "reason": "",
+            "by_chance": 0.1,
+            "overlap": {"mean": 0.771, "low": 0.69, "high": 0.84},
+            "jaccard": {"mean": 0.63, "low": 0.53, "high": 0.73},
+        }
+        if drawn
+        else {"resamples": 0, "reason": "the method does not look at the targets"},
+    }
+
+
 def report_data(tmp_path, source="trivia", compared=None, **changes):
     shares = [SourceShare(source, 90, 4, 0.9, 0.4), SourceShare("maths & more", 10, 6, 0.1, 0.6)]
     arms = [
         Arm(
             name=name,
             shares=shares,
-            utility=[2.0, 1.5, 1.0],
-            tasks=["math", "code", None] if name == "bids" else [None] * 3,
-            analysis={
-                "aid_per_task": {"math": 0.31, "code": -0.02},
-                "aid_between_task_std": 0.165,
-                "thi_instance": {"math": 7, "code": 3},
-                "thi_ratio": 7 / 3,
-            },
+            tasks=["math", "code", "math"] if name == "bids" else [None] * 3,
+            picks=[
+                Pick("row-1", source, "t1", "math", 2.0, 0.86, [("row-2", 0.61)])
+                if name == "bids"
+                else Pick("row-7", source, None, None, None, None, [])
+            ],
+            analysis=method_analysis(name),
+            confidence=(np.array([1.0, 0.3, 0.0]), np.array([True, False, False])) if name == "bids" else None,
             mixture=[
                 {
                     "step": step,
@@ -83,11 +125,32 @@ def report_data(tmp_path, source="trivia", compared=None, **changes):
         "ingest": StageOutput("ingest", "k1", tmp_path / "ingest", False, 1.5, {"rows_in": 101, "rows_out": 100}),
         "clean": StageOutput("clean", "k2", tmp_path / "clean", True, 0.5, {"rows_in": 100, "rows_out": 98}),
     }
+    spread = {
+        "bids": described(),
+        "random": described(0.01, 0.0),
+        "instance_max": described(0.9, -0.1, (10, 0)),
+        "instance_max_normalized": described(0.5, 0.0),
+    }
     values = {
         "config": config(tmp_path),
         "stages": stages,
         "arms": arms,
-        "influence": {source: {"math": 0.4, "code": -0.1}, "maths & more": {"math": 1.2, "code": 0.0}},
+        "analysis": {
+            "tasks": ["math", "code"],
+            "pool": described(0.0, 0.0, (60, 40)),
+            "influence_by_source": {source: {"math": 0.4, "code": -0.1}, "maths & more": {"math": 1.2, "code": 0.0}},
+            "spread": {
+                "methods": spread,
+                "claimed_order": ["instance_max", "instance_max_normalized", "bids"],
+                "falls": True,
+            },
+        },
+        "trust": {
+            "split_half": {"math": 0.91, "code": -0.2},
+            "checkpoints": [[1.0, 0.86, 0.7], [0.86, 1.0, 0.93], [0.7, 0.93, 1.0]],
+            "projection": [None, None, None],
+            "out_of_memory": 0,
+        },
         "comparison": compared or comparison(),
         "engine": {"backend": "vllm", "device": "cpu", "dtype": "bfloat16"},
         "audit": {
@@ -123,6 +186,72 @@ def test_the_page_shows_what_was_measured(tmp_path):
     for shown in ("small", "trivia", "maths & more", "90 (90.0 %)", "6 (60.0 %)", "+0.310", "2.3 : 1", "1,000 (25 %)"):
         assert shown in text, shown
     assert "Tasks ran on vllm (cpu, bfloat16)" in text
+
+
+def test_the_page_says_how_even_and_how_sure_the_selections_are(tmp_path):
+    text = " ".join(" ".join(Page(render(report_data(tmp_path))).text).split())
+    for shown in (
+        "It falls in that order here: instance_max 0.500, instance_max_normalized 0.250, bids 0.165.",
+        "instance_max° +0.900 -0.100 0.500",
+        "a task has none",
+        "Suggested budget: 8 rows ; because (median utility of the first picks, 1 % of the pool: 1.9)",
+        "77 % [69, 84]",
+        "not resampled: the method does not look at the targets",
+        "row-1 trivia math t1 2 86 % row-2 0.61",
+        "row-7 trivia – – – –",
+        "near trivia code t9 +0.987",
+        "The last pick added +1.000.",
+    ):
+        assert shown in text, shown
+    assert "bids°" not in text and "random°" not in text
+
+
+def test_the_page_says_how_far_the_scores_can_be_trusted(tmp_path):
+    data = report_data(tmp_path)
+    text = " ".join(" ".join(Page(render(data)).text).split())
+    assert "split-half reliability +0.91 -0.20" in text
+    assert "correlations from 0.70 to 0.93" in text and "no projection noise" in text and "halved" not in text
+    noise = {"pearson": 0.61, "difference_std": 0.0111, "exact_std": 0.0123}
+    sketched = {**data.trust, "checkpoints": [[1.0]], "projection": [noise], "out_of_memory": 2}
+    text = " ".join(" ".join(Page(render(replace(data, trust=sketched))).text).split())
+    assert "correlate by 0.61" in text and "0.0111 against 0.0123" in text and "halved 2 times" in text
+    assert "Checkpoints rank" not in text and "no projection noise" not in text
+
+
+def test_a_spread_that_does_not_fall_is_said_so(tmp_path):
+    data = report_data(tmp_path)
+    spread = data.analysis["spread"]
+    assert "It does not fall in that order here" in render(
+        replace(data, analysis={**data.analysis, "spread": {**spread, "falls": False}})
+    )
+    untold = render(replace(data, analysis={**data.analysis, "spread": {**spread, "falls": None}}))
+    assert "in that order here" not in untold
+
+
+def test_nothing_resampled_still_makes_a_page(tmp_path):
+    data = report_data(tmp_path)
+    random_only = [arm for arm in data.arms if arm.name == "random"]
+    text = "".join(Page(render(replace(data, arms=random_only))).text)
+    assert "not resampled" in text
+    assert "Suggested budget" not in text
+
+
+@pytest.mark.parametrize("count", [1, 2, 5, 9])
+def test_labels_at_the_end_of_curves_keep_apart(count):
+    figure, (axis,) = new_figure(4, 3)
+    axis.set_ylim(0, 100)
+    figure.draw_without_rendering()
+    label_ends(axis, 1.0, [(50.0 + k / 10, f"task {k}", "black") for k in range(count)])
+    places = [text.xy[1] for text in axis.texts]
+    assert places == sorted(places) and max(places) <= 100
+    height = axis.get_window_extent().height * 72 / figure.dpi
+    assert all((b - a) / 100 * height >= 9.99 for a, b in pairwise(places))
+
+
+def test_a_long_curve_is_thinned_with_both_ends():
+    kept = thinned(40_000)
+    assert (kept[0], kept[-1], len(kept)) == (0, 39_999, 400)
+    assert thinned(3).tolist() == [0, 1, 2]
 
 
 def test_the_page_refers_to_nothing_outside_itself(tmp_path):
@@ -208,29 +337,6 @@ def test_shares_count_the_selected_rows_by_source(tmp_path):
     found = {share.source: share for share in read_shares(tmp_path / "clean", tmp_path / "select")}
     assert (found["x"].pool, found["x"].selected, found["x"].pool_share, found["x"].selected_share) == (3, 1, 0.75, 0.5)
     assert (found["y"].pool, found["y"].selected) == (1, 1)
-
-
-def test_influence_by_source_is_the_mean_of_the_columns_z_scores(tmp_path):
-    values = np.array([[1, 2, 0], [3, 5, 1], [5, 2, 2], [7, 9, 1]], dtype=np.float32) / 10
-    ids, tasks = ["a", "b", "c", "d"], ["math", "math", "code"]
-    matrix = attribution_matrix([values], np.ones(1), ids, ["t1", "t2", "t3"], tasks)
-    folder = tmp_path / "attribution"
-    folder.mkdir()
-    write_attribution(folder, matrix)
-    # the pool's order is not the matrix's, and a row that could not be scored has no influence
-    write(tmp_path / "clean" / "pool.parquet", id=["d", "z", "c", "b", "a"], source=["y", "none", "y", "x", "x"])
-    found = read_influence(tmp_path / "clean", folder)
-    scores = read_scores(folder).values.astype(np.float64)
-    expected = {}
-    for source, rows in {"x": [0, 1], "y": [2, 3]}.items():
-        for task, columns in {"math": [0, 1], "code": [2]}.items():
-            z = [
-                (scores[row, column] - scores[:, column].mean()) / scores[:, column].std(ddof=1)
-                for row in rows
-                for column in columns
-            ]
-            expected[source, task] = sum(z) / len(z)
-    assert {(s, t): v for s, row in found.items() for t, v in row.items()} == pytest.approx(expected)
 
 
 def test_losses_come_from_the_lines_that_have_one(tmp_path):

@@ -64,8 +64,9 @@ def last_layer_features(model: Any, rows: Sequence[Encoded], pad_id: int, tokens
             labels = batch.pop("labels")
             with torch.enable_grad():
                 losses, _ = per_example_loss(model(**batch, use_cache=False).logits, labels)
-            (gradient,) = torch.autograd.grad(losses.sum(), outputs[0])
-            block = torch.bmm(gradient.float().transpose(1, 2), inputs[0].float())
+            # the last call is the batch's: DoRA first takes the norm of an identity through the same map
+            (gradient,) = torch.autograd.grad(losses.sum(), outputs[-1])
+            block = torch.bmm(gradient.float().transpose(1, 2), inputs[-1].float())
             features[positions] = block.flatten(1).cpu()
     finally:
         handle.remove()

@@ -20,9 +20,18 @@ def per_example_loss(logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.
     it is undefined, not zero.
     """
     targets = labels[:, 1:]
-    counts = (targets != IGNORED).sum(dim=1)
     rows, columns = (targets != IGNORED).nonzero(as_tuple=True)
-    # the softmax runs over labelled positions only
-    token_losses = F.cross_entropy(logits[rows, columns].float(), targets[rows, columns], reduction="none")
-    sums = torch.zeros(len(labels), dtype=torch.float32, device=logits.device).index_add(0, rows, token_losses)
+    return mean_by_example(logits[rows, columns], targets[rows, columns], rows, len(labels))
+
+
+def mean_by_example(
+    logits: torch.Tensor, targets: torch.Tensor, rows: torch.Tensor, examples: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The same from the labelled positions alone, so that the softmax runs over nothing else.
+
+    logits: (L, V); targets: (L,) labels; rows: (L,) the example each belongs to.
+    """
+    token_losses = F.cross_entropy(logits.float(), targets, reduction="none")
+    sums = torch.zeros(examples, dtype=torch.float32, device=logits.device).index_add(0, rows, token_losses)
+    counts = torch.bincount(rows, minlength=examples)
     return sums / counts, counts

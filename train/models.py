@@ -16,6 +16,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from train.settings import LoraSettings
 
+ADAPTER_FILE = "adapter_model.safetensors"
+
 
 class ModelError(ValueError):
     """A model, tokenizer or adapter that cannot be loaded or does not fit."""
@@ -40,10 +42,11 @@ def load_tokenizer(path: str) -> Any:
     return tokenizer
 
 
-def load_base(path: str, dtype: torch.dtype = torch.float32) -> Any:
-    """The causal language model at `path` in `dtype`, on the first GPU where there is one, else on the CPU."""
+def load_base(path: str, dtype: torch.dtype = torch.float32, device: str | None = None) -> Any:
+    """The causal language model at `path` in `dtype`, on `device`; None: this process's GPU where there is one, else
+    the CPU."""
     model = _load(AutoModelForCausalLM, path, dtype=dtype, use_safetensors=True)
-    return model.to("cuda" if torch.cuda.is_available() else "cpu")
+    return model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
 
 
 def attach_lora(model: Any, settings: LoraSettings, seed: int) -> PeftModel:
@@ -54,6 +57,8 @@ def attach_lora(model: Any, settings: LoraSettings, seed: int) -> PeftModel:
         lora_alpha=settings.alpha,  # type: ignore[arg-type]  # peft takes floats too
         lora_dropout=settings.dropout,
         target_modules=settings.targets,
+        use_rslora=settings.rslora,
+        use_dora=settings.dora,
         bias="none",
         task_type="CAUSAL_LM",
     )
@@ -68,8 +73,8 @@ def attach_lora(model: Any, settings: LoraSettings, seed: int) -> PeftModel:
 
 def load_adapter(model: Any, path: Path) -> PeftModel:
     """`model` with the adapter saved at `path`, its parameters trainable and float32."""
-    if not (path / "adapter_model.safetensors").exists():
-        raise ModelError(f"no adapter_model.safetensors in {path}; was the training run finished?")
+    if not (path / ADAPTER_FILE).exists():
+        raise ModelError(f"no {ADAPTER_FILE} in {path}; was the training run finished?")
     return PeftModel.from_pretrained(model, str(path), is_trainable=True, autocast_adapter_dtype=True)
 
 

@@ -8,13 +8,26 @@ process of its own.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
+from train.names import nearest_path
 from train.reweighting import STRATEGIES
 
+Precision = Literal["float32", "bfloat16"]
+Layers = Literal["all", "top_half"]  # of the decoder
 MIXTURE_LOG = "mixture.jsonl"  # what was drawn and trained, one line per optimizer step
+
+
+def existing(path: Path) -> Path:
+    """The path, if there is something; a path is looked for when settings are read, not after an hour."""
+    if not path.exists():
+        raise ValueError(f"no such file or folder: {path}{nearest_path(path)}")
+    return path
+
+
+ExistingPath = Annotated[Path, AfterValidator(existing)]
 
 
 class Settings(BaseModel):
@@ -25,11 +38,15 @@ class Settings(BaseModel):
 
 class LoraSettings(Settings):
     r: int = Field(16, ge=1, description="rank of the adapter")
-    alpha: float = Field(32, gt=0, description="scale: the update is multiplied by alpha / r")
+    alpha: float = Field(32, gt=0, description="scale: the update is multiplied by alpha / r, or as rslora says")
     dropout: float = Field(0.0, ge=0, lt=1, description="dropout on the adapter's input while training")
     targets: list[str] | Literal["all-linear"] = Field(
         ["q_proj", "k_proj", "v_proj", "o_proj"], description="names of the adapted linear maps, or all-linear"
     )
+    rslora: bool = Field(
+        False, description="scale by alpha / sqrt(r) instead, so that large ranks still learn (arXiv 2312.03732)"
+    )
+    dora: bool = Field(False, description="also train one magnitude per output: DoRA (arXiv 2402.09353)")
 
 
 class OptimizerSettings(Settings):

@@ -9,23 +9,25 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Any, Literal, get_args
 
 import yaml
-from pydantic import AfterValidator, BaseModel, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
 from curate.influence.settings import InfluenceSettings
 from curate.selection.settings import SelectionSettings
 from curate.sources import SourceSpec
 from curate.sources.hub import looks_like_hub_id
-from train.names import nearest
+from train.names import nearest, nearest_path
 from train.settings import (
     CoresetSettings,
+    ExistingPath,
     LoraSettings,
     MixtureSettings,
     OptimizerSettings,
     ReweightingSettings,
     Settings,
+    existing,
 )
 
 
@@ -37,22 +39,8 @@ def _existing_or_hub(path: str) -> str:
     """Every local path must exist now, not after an hour. `owner/name` is a hub id unless a folder `owner` is here."""
     hub = looks_like_hub_id(path) and not Path(path).parent.is_dir()
     if not hub:
-        _existing(Path(path))
+        existing(Path(path))
     return path
-
-
-def _existing(path: Path) -> Path:
-    if not path.exists():
-        raise ValueError(f"no such file or folder: {path}{_nearest_path(path)}")
-    return path
-
-
-def _nearest_path(path: Path) -> str:
-    folder = path.parent
-    return nearest(path.name, [p.name for p in folder.iterdir()]) if folder.is_dir() else f" ({folder} does not exist)"
-
-
-ExistingPath = Annotated[Path, AfterValidator(_existing)]
 
 
 class DataSettings(Settings):
@@ -140,7 +128,7 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
     Raises `ConfigError` with every problem at once.
     """
     if not path.is_file():
-        raise ConfigError(f"no such configuration file: {path}{_nearest_path(path)}")
+        raise ConfigError(f"no such configuration file: {path}{nearest_path(path)}")
     try:
         raw = yaml.safe_load(path.read_text(encoding="utf-8"))
     except UnicodeDecodeError as error:

@@ -68,6 +68,21 @@ class SketchCosines:
         return np.asarray(self._features[rows], dtype=np.float32) @ self._transposed
 
 
+class ScaledRows:
+    """A source's rows, each times a factor of its own: cosines times the length of the row's gradient are dot products
+    with the unit targets. factors: (N,) in [0, 1], so that the scores stay in [-1, 1]."""
+
+    def __init__(self, source: BlockSource, factors: np.ndarray) -> None:
+        if len(factors) != source.shape[0]:
+            raise AttributionError(f"{len(factors)} factors do not fit {source.shape[0]} rows")
+        self.shape = source.shape
+        self._source = source
+        self._factors = np.asarray(factors, dtype=np.float32)[:, None]
+
+    def __getitem__(self, rows: slice, /) -> np.ndarray:
+        return self._source[rows] * self._factors[rows]
+
+
 def attribution_matrix(
     parts: Sequence[BlockSource],
     weights: np.ndarray,

@@ -3,30 +3,37 @@
 from __future__ import annotations
 
 import json
-from functools import partial
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from curate.influence import attribution_matrix, write_attribution
-from curate.influence.checkpoints import learning_rate_weights, load_checkpoint
-from curate.influence.exact import pool_cosines, target_gradients
-from curate.influence.shards import Scorer, sharded_cosines
+from curate.influence.attribution import ScaledRows, SketchCosines
+from curate.influence.features import BlockSource, FeatureStore
+from curate.influence.job import OUTCOME, Rows, read_outcomes, read_rows, read_target_features
+from curate.influence.reliability import reliability
+from curate.influence.settings import CheckpointOutcome, GradientJob
 from curate.records import read_examples
+from curate.scores import VALUES
 from flows.config import RunConfig
 from flows.stages.data import POOL, TARGETS, external_digest
-from flows.stages.training import launch_training
+from flows.stages.training import launch, launch_training
 from flows.store import Accounting, StageOutput, StageStore
 from train.encoding import read_encoded, write_encoded
-from train.models import load_adapter, load_base, load_tokenizer
 from train.settings import TrainJob
 
+SAMPLE, TRUST = "sample.parquet", "trust.json"
+FEATURES = "features"  # feature stores of all runs, beside the stages
+JOB, LOG = "job.json", "gradients.log"
 INFLUENCE_CODE = [
     "train/encoding.py",
     "train/models.py",
     "train/losses.py",
-    "train/per_example.py",
+    "train/per_example",
     "curate/influence",
     "flows/stages/influence.py",
 ]
@@ -41,10 +48,10 @@ def warmup(config: RunConfig, store: StageStore, encoded: StageOutput) -> StageO
         count = max(1, int(settings.fraction * len(pool)))
         rng = np.random.default_rng([config.seed, 1])
         sample = [pool[i] for i in sorted(rng.choice(len(pool), size=count, replace=False))]
-        write_encoded(folder / "sample.parquet", sample)
+        write_encoded(folder / SAMPLE, sample)
         job = TrainJob(
             model=config.model,
-            data=folder / "sample.parquet",
+            data=folder / SAMPLE,
             output=folder,
             seed=config.seed,
             max_length=config.max_length,
@@ -65,77 +72,132 @@ def warmup(config: RunConfig, store: StageStore, encoded: StageOutput) -> StageO
 
 
 def gradients(config: RunConfig, store: StageStore, encoded: StageOutput, warmed: StageOutput) -> StageOutput:
-    """Cosines of every pool row with every target at each warmup checkpoint, shard by shard; a killed run goes on at
-    the missing shard."""
+    """Every pool row's values at each warmup checkpoint: cosines with the targets, or sketched gradients.
+
+    They are computed into feature stores that all runs share, so that only rows not seen before cost a gradient and a
+    killed run goes on at the missing shard. The stage keeps its own links to the shards it used.
+    """
     settings = config.influence
+    model = external_digest(config.model)
 
     def build(folder: Path) -> Accounting:
-        pool, targets = read_encoded(encoded.path / POOL), read_encoded(encoded.path / TARGETS)
-        pad_id = load_tokenizer(config.model).pad_token_id
         folders = sorted(warmed.path.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
-        excluded: dict[str, str] = {}
-        shares: list[float] = []
-        with tqdm(total=len(folders) * len(pool), desc="gradients", unit="row") as bar:
-
-            def advance(count: int) -> None:
-                bar.update(count)
-
-            def scorer(path: Path) -> Scorer:
-                checkpoint = load_checkpoint(path)
-                model = load_adapter(load_base(config.model), path)
-                unit = target_gradients(model, targets, pad_id, settings.tokens_per_batch)
-                return lambda rows: pool_cosines(
-                    model,
-                    checkpoint,
-                    rows,
-                    unit,
-                    pad_id,
-                    rule=settings.adam_rule,
-                    tokens_per_batch=settings.tokens_per_batch,
-                    on_batch=advance,
-                )
-
-            for k, path in enumerate(folders, start=1):
-                scores = sharded_cosines(folder, f"dots-{k}", pool, settings.shard_rows, partial(scorer, path), advance)
-                excluded |= scores.excluded
-                shares.append(scores.small_v_share)
-        (folder / "excluded.json").write_text(json.dumps(excluded, indent=1))
-        rates = [load_checkpoint(path).learning_rates for path in folders]
-        (folder / "checkpoints.json").write_text(
-            json.dumps({"weights": learning_rate_weights(rates).tolist(), "share_of_v_below_eps": shares}, indent=1)
+        job = GradientJob(
+            model=config.model,
+            model_digest=model,
+            max_length=config.max_length,
+            seed=config.seed,
+            checkpoints=folders,
+            sample=warmed.path / SAMPLE,
+            pool=encoded.path / POOL,
+            targets=encoded.path / TARGETS,
+            features=store.root / FEATURES,
+            output=folder,
+            settings=settings,
         )
-        lost = sum(row.id in excluded for row in pool)
+        (folder / JOB).write_text(job.model_dump_json(indent=1))
+        launch("curate.influence", folder / JOB, settings.accelerate, folder / LOG, "gradients")
+        outcomes = []
+        for number, outcome in enumerate(read_outcomes(folder), start=1):
+            kept = folder / f"checkpoint-{number}"
+            _link_store(outcome.store, kept)
+            outcomes.append(outcome.model_copy(update={"store": Path(kept.name)}))
+        text = json.dumps([outcome.model_dump(mode="json") for outcome in outcomes], indent=1)
+        (folder / OUTCOME).write_text(text)
+        pool = [row.id for row in read_encoded(encoded.path / POOL)]
+        excluded = set().union(*(outcome.excluded for outcome in outcomes))
+        lost = sum(row in excluded for row in pool)
         return Accounting(len(pool), len(pool) - lost, excluded=lost)
 
     return store.run(
         "gradients",
         build,
-        params={"adam_rule": settings.adam_rule, "shard_rows": settings.shard_rows},
-        inputs={"encode": encoded.key, "warmup": warmed.key, "model": external_digest(config.model)},
+        params={
+            # how the score is taken from the gradients, and by how many processes they were made, is none of theirs
+            "settings": settings.model_dump(mode="json", exclude={"score", "accelerate"}),
+            "seed": config.seed,
+            "max_length": config.max_length,
+        },
+        inputs={"encode": encoded.key, "warmup": warmed.key, "model": model},
         code=INFLUENCE_CODE,
         resumable=True,
     )
 
 
+def _link_store(source: Path, kept: Path) -> None:
+    """The feature store once more without a second copy of its bytes, so that the stage is whole by itself."""
+
+    def link(file: str, target: str) -> None:
+        try:
+            os.link(file, target)
+        except OSError:  # another file system, or one without links
+            shutil.copy2(file, target)
+
+    shutil.rmtree(kept, ignore_errors=True)
+    shutil.copytree(source, kept, copy_function=link, ignore=shutil.ignore_patterns(".*", "*.damaged*", "*.lock"))
+
+
 def attribution(
     config: RunConfig, store: StageStore, ingested: StageOutput, encoded: StageOutput, gradient: StageOutput
 ) -> StageOutput:
-    """The matrix A with its row ids, its columns and what had to be left out."""
+    """The matrix A with its row ids, its columns, what had to be left out, and how far it can be trusted."""
 
     def build(folder: Path) -> Accounting:
-        rows = [row.id for row in read_encoded(encoded.path / POOL)]
-        columns = [row.id for row in read_encoded(encoded.path / TARGETS)]
+        rows = read_rows(encoded.path / POOL, encoded.path / TARGETS)
         capability = {t.id: str(t.capability) for t in read_examples(ingested.path / TARGETS)}
-        weights = np.array(json.loads((gradient.path / "checkpoints.json").read_text())["weights"])
-        parts = [np.load(gradient.path / f"dots-{k}.npy", mmap_mode="r") for k in range(1, len(weights) + 1)]
-        matrix = attribution_matrix(parts, weights, rows, columns, [capability[c] for c in columns])
+        outcomes = read_outcomes(gradient.path)
+        weights = np.array([outcome.weight for outcome in outcomes])
+        parts = [_cosines(gradient.path, outcome, rows) for outcome in outcomes]
+        if config.influence.score == "dot":
+            parts = _dots(gradient.path, outcomes, rows, parts)
+        matrix = attribution_matrix(
+            parts,
+            weights,
+            [row.id for row in rows.pool],
+            [row.id for row in rows.targets],
+            [capability[row.id] for row in rows.targets],
+            out=folder / VALUES,
+            settings=gradient.key,
+        )
         write_attribution(folder, matrix)
-        return Accounting(len(rows), len(matrix.row_ids), excluded=len(matrix.excluded_rows))
+        trust = reliability(matrix.values, matrix.tasks, parts, seed=config.seed)
+        (folder / TRUST).write_text(
+            json.dumps(
+                {
+                    **asdict(trust),
+                    "projection": [outcome.noise for outcome in outcomes],
+                    "stored": [outcome.fidelity for outcome in outcomes],
+                    "share_of_v_below_eps": [outcome.small_v_share for outcome in outcomes],
+                    "out_of_memory": sum(outcome.out_of_memory for outcome in outcomes),
+                },
+                indent=1,
+            )
+        )
+        return Accounting(len(rows.pool), len(matrix.row_ids), excluded=len(matrix.excluded_rows))
 
     return store.run(
         "attribution",
         build,
-        params={},
+        params={"seed": config.seed, "score": config.influence.score},
         inputs={"ingest": ingested.key, "encode": encoded.key, "gradients": gradient.key},
-        code=["curate/influence/attribution.py", "curate/scores.py", "flows/stages/influence.py"],
+        code=["curate/influence", "curate/scores.py", "flows/stages/influence.py"],
     )
+
+
+def _cosines(folder: Path, outcome: CheckpointOutcome, rows: Rows) -> BlockSource:
+    """(N, M) cosines of one checkpoint, read or multiplied block by block."""
+    kept = folder / outcome.store
+    values = FeatureStore(kept, outcome.identity).rows(rows.keys)
+    if outcome.identity.kind == "cosines":
+        return values
+    return SketchCosines(values, read_target_features(kept, rows))
+
+
+def _dots(
+    folder: Path, outcomes: Sequence[CheckpointOutcome], rows: Rows, cosines: Sequence[BlockSource]
+) -> list[BlockSource]:
+    """Dot products with the unit targets, all divided by the longest gradient of the pool at any checkpoint: one
+    factor for all, which changes no ranking."""
+    lengths = [FeatureStore(folder / o.store, o.identity).norms(rows.keys) for o in outcomes]
+    longest = max((float(np.nanmax(each)) for each in lengths if np.isfinite(each).any()), default=1.0)
+    return [ScaledRows(part, each / longest) for part, each in zip(cosines, lengths, strict=True)]

@@ -1,4 +1,5 @@
-"""Fine-tuning as a stage: one adapter per selection, each with exactly the same budget, steps and seed."""
+"""Training processes, and fine-tuning as a stage: one adapter per selection, each with exactly the same budget, steps
+and seed."""
 
 from __future__ import annotations
 
@@ -16,10 +17,8 @@ JOB = "job.json"
 TRAIN_LOG = "train.log"
 
 
-def launch_training(job: TrainJob, accelerate_config: Path | None, name: str) -> None:
-    """Run `accelerate launch -m train` on `job`; raises `ProcessError` with the reason when it fails."""
-    path = job.output / JOB
-    path.write_text(job.model_dump_json(indent=1))
+def launch(module: str, job: Path, accelerate_config: Path | None, log: Path, name: str) -> None:
+    """Run `accelerate launch -m MODULE JOB` to its end; raises `ProcessError` with the reason when it fails."""
     launcher = [sys.executable, "-m", "accelerate.commands.launch"]
     if accelerate_config:
         launcher += ["--config_file", str(accelerate_config)]
@@ -27,7 +26,14 @@ def launch_training(job: TrainJob, accelerate_config: Path | None, name: str) ->
         launcher += ["--num_processes", "1", "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
         # accelerate gives a process one thread unless told otherwise
         launcher += ["--num_cpu_threads_per_process", str(os.cpu_count() or 1)]
-    run_logged([*launcher, "-m", "train", str(path)], job.output / TRAIN_LOG, name=name)
+    run_logged([*launcher, "-m", module, str(job)], log, name=name)
+
+
+def launch_training(job: TrainJob, accelerate_config: Path | None, name: str) -> None:
+    """Write the job beside its output and train."""
+    path = job.output / JOB
+    path.write_text(job.model_dump_json(indent=1))
+    launch("train", path, accelerate_config, job.output / TRAIN_LOG, name)
 
 
 def finetune(config: RunConfig, store: StageStore, arm: str, dataset: Path, dataset_key: str) -> StageOutput:

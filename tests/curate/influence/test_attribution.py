@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from curate.influence import attribution_matrix, write_attribution
-from curate.influence.attribution import ROWS_PER_BLOCK, AttributionError, SketchCosines
+from curate.influence.attribution import ROWS_PER_BLOCK, AttributionError, ScaledRows, SketchCosines
 from curate.influence.features import FeatureStore
 from curate.scores import VALUES, read_scores, read_summary
 from tests.curate.influence.features.builders import identity, keys
@@ -251,3 +251,15 @@ def test_row_that_is_the_target_has_cosine_one():
 def test_targets_of_another_sketch_are_refused():
     with pytest.raises(AttributionError, match="width 32 and targets of width 31"):
         SketchCosines(unit(3, 0), unit(2, 1)[:, :31])
+
+
+def test_rows_times_their_lengths_are_dot_products():
+    rng = np.random.default_rng(3)
+    gradients, targets = rng.normal(size=(7, 5)), rng.normal(size=(4, 5))
+    lengths, unit = np.linalg.norm(gradients, axis=1), targets / np.linalg.norm(targets, axis=1, keepdims=True)
+    cosines = ((gradients / lengths[:, None]) @ unit.T).astype(np.float32)
+    scaled = ScaledRows(cosines, lengths / lengths.max())
+    assert scaled.shape == (7, 4)
+    np.testing.assert_allclose(scaled[2:6], (gradients @ unit.T / lengths.max())[2:6], rtol=1e-5, atol=1e-6)
+    with pytest.raises(AttributionError, match="6 factors do not fit 7 rows"):
+        ScaledRows(cosines, lengths[:6])

@@ -153,6 +153,48 @@ def train(
         console.show_paths({f"adapter {name}": str(output.path / "adapter") for name, output in tuned.items()})
 
 
+@app.command()
+def select(
+    scores: Annotated[Path, typer.Argument(help="matrix (.npy, .parquet, .safetensors) or score folder")],
+    output: Annotated[Path, typer.Option(help="Parquet file to write")],
+    rows: Annotated[Path | None, typer.Option(help="table of the rows: id, optionally source and tokens")] = None,
+    columns: Annotated[Path | None, typer.Option(help="table of the columns: id and task")] = None,
+    method: Annotated[str, typer.Option(help="selection method")] = "bids",
+    budget: Annotated[str, typer.Option(help="rows to select: a whole number, or a fraction of them")] = "0.1",
+    tokens: Annotated[bool, typer.Option("--tokens", help="the budget counts tokens, from the rows table")] = False,
+    seed: Annotated[int, typer.Option(min=0, help="seed of the methods that draw")] = 0,
+) -> None:
+    """Select from any score matrix and its tables (Parquet, CSV or JSONL), without a model."""
+    with _user_errors():
+        from rich.console import Console
+
+        from flows.select_scores import select_scores, show_selected
+
+        selected = select_scores(
+            scores, output=output, rows=rows, columns=columns, method=method, budget=budget, tokens=tokens, seed=seed
+        )
+        for note in selected.notes:
+            typer.secho(f"warning: {note}", fg="yellow", err=True)
+        show_selected(selected, Console())
+        typer.echo(output)
+
+
+@app.command()
+def trace(
+    config: ConfigArgument,
+    examples: Annotated[Path, typer.Argument(help="file of conversations to ask about", show_default=False)],
+    top: Annotated[int, typer.Option(min=1, help="pool rows per example")] = 5,
+    overrides: SetOption = [],  # noqa: B006
+) -> None:
+    """Which pool rows matter most for these examples, from the gradients a run has stored (influence.mode sketch)."""
+    with _user_errors():
+        checked = _load(config, overrides)
+        from flows import console
+        from flows.trace import trace as find
+
+        console.show_traced(find(checked, examples, top))
+
+
 @app.command("eval")
 def evaluate(
     config: ConfigArgument,

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from eval.compare import AVERAGE, Comparison, MetricTable
@@ -16,7 +17,9 @@ from flows.store import StageOutput
 
 if TYPE_CHECKING:
     from flows.pipeline import PipelineResult
+    from flows.trace import Traced
 
+SHOWN_TEXT = 60
 console = Console()
 VERDICTS = {"better": "better", "worse": "worse", "no clear difference": "unclear"}
 
@@ -33,6 +36,16 @@ def show_stages(stages: Mapping[str, StageOutput]) -> None:
         console.print(f"{computed} of {len(stages)} stages computed in {seconds:.0f} s.")
     else:
         console.print(f"Nothing was recomputed: all {len(stages)} stages were in the store.")
+
+
+def show_traced(found: Sequence[Traced]) -> None:
+    """Per example its rows, best first, each with the beginning of its answer."""
+    table = Table("example", "#", "score", "pool row", "source", "answer", title="Influence", title_justify="left")
+    for each in found:
+        example = each.example if each.rank == 1 else ""
+        text = " ".join(each.text.split())
+        table.add_row(example, str(each.rank), f"{each.score:+.3f}", each.row, each.source, escape(text[:SHOWN_TEXT]))
+    console.print(table)
 
 
 def show_metric(table: MetricTable, confidence: float) -> None:

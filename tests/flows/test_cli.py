@@ -68,7 +68,7 @@ def test_help_names_every_command_and_loads_nothing_heavy(tmp_path):
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    for command in ("run", "demo", "validate", "curate", "train", "eval", "serve", "doctor"):
+    for command in ("run", "demo", "validate", "curate", "select", "train", "trace", "eval", "serve", "doctor"):
         assert re.search(rf"^\W*{command}\b", done.stdout, re.MULTILINE), command
 
 

@@ -59,6 +59,14 @@ def selected_share(config: RunConfig, rows: int, tokens: float) -> tuple[float, 
     return min(1.0, budget / max(rows, 1)), f"{budget:,} rows"
 
 
+def bytes_per_row(config: RunConfig) -> int:
+    """What the feature store keeps of a pool row and checkpoint; the number of targets is taken to be a hundred."""
+    influence = config.influence
+    if influence.mode == "exact":
+        return 100 * 4
+    return influence.dimension * {"float32": 4, "float16": 2, "int8": 1}[influence.stored_as]
+
+
 def operations_per_second(width: int = 512) -> float:
     import torch
 
@@ -83,7 +91,7 @@ def estimate(config: RunConfig) -> str:
     tune = 6 * parameters * tokens * share * config.finetune.optimizer.epochs * arms
     # small models reach about a third of a plain product's rate
     seconds = (gradient + warm + tune) / (operations_per_second() / 3) + START_UP_SECONDS * (1 + arms)
-    disk = parameters * 4 * arms + rows * 4 * 100 * config.warmup.checkpoints + tokens * 8
+    disk = parameters * 4 * arms + rows * bytes_per_row(config) * config.warmup.checkpoints + tokens * 8
     return (
         f"pool: {rows:,} rows, about {tokens:,.0f} tokens; model: {parameters:,} parameters\n"
         f"selection: {selected} by each of {', '.join(config.selection.methods)}\n"

@@ -27,12 +27,13 @@ pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
 NAME = "tiny"
-METHODS = ("bids", "random")
+METHODS = ("bids", "bm25", "random")
 CAPABILITIES = ["code", "knowledge"]
 POOL_ROWS, BUDGET, LIMIT = 120, 12, 4
 STAGES = [
     *("ingest", "clean", "encode", "warmup", "gradients", "attribution"),
-    *(f"{stage}-{method}" for method in METHODS for stage in ("select", "export")),
+    *("select-bids", "export-bids", "similarity-bm25", "select-bm25", "export-bm25", "select-random", "export-random"),
+    "analysis",
     *(f"finetune-{method}" for method in METHODS),
     *("evaluate", "report"),
 ]

@@ -1,8 +1,8 @@
 """Every score that is put to the test: (n, M), larger where training on the row should lower the target's loss.
 
 `SCORERS` holds them by name. Gradient scores come from the influence engine itself, one pass per variant and
-checkpoint, shared by the scorers that need it. `dot` is the same without dividing by the lengths of the two
-gradients: the classical influence function, which a sum over rows presumes; the product uses the cosine.
+checkpoint, shared by the scorers that need it. `dot` keeps the length of the row's gradient, as the classical influence
+function does and a sum over rows presumes; the targets have length one either way, as in a run.
 """
 
 from __future__ import annotations
@@ -45,14 +45,13 @@ class Variant:
 
 @dataclass(frozen=True)
 class CheckpointScores:
-    """One checkpoint's exact scores: cosines (n, M); lengths of the rows' (n,) and the targets' (M,) gradients."""
+    """One checkpoint's exact scores: cosines (n, M) and the lengths of the rows' gradients (n,)."""
 
     cosines: np.ndarray
     row_norms: np.ndarray
-    target_norms: np.ndarray
 
     def get(self, product: Product) -> np.ndarray:
-        return self.cosines if product == "cosine" else self.cosines * self.row_norms[:, None] * self.target_norms
+        return self.cosines if product == "cosine" else self.cosines * self.row_norms[:, None]
 
 
 @contextmanager
@@ -80,20 +79,19 @@ def engine_at(study: Study, variant: Variant, number: int) -> Iterator[Engine]:
 @cache
 def exact_at(study: Study, variant: Variant, number: int) -> CheckpointScores:
     with engine_at(study, variant, number) as engine:
-        targets = target_gradients(engine, study.targets)
-        rows = score_rows(engine, study.pool, targets)
+        rows = score_rows(engine, study.pool, target_gradients(engine, study.targets))
     assert rows.cosines is not None
-    return CheckpointScores(rows.cosines, rows.norms, targets.norms)
+    return CheckpointScores(rows.cosines, rows.norms)
 
 
-def sketched_at(study: Study, variant: Variant, dimension: int, number: int) -> np.ndarray:
-    """(n, M) cosines of sketched gradients; each checkpoint has a sketch of its own, as in a run."""
+def sketched_at(study: Study, variant: Variant, dimension: int, product: Product, number: int) -> np.ndarray:
+    """(n, M) scores from sketched gradients; each checkpoint has a sketch of its own, as in a run."""
     projection = make_projection("sketch", dimension, number)
     with engine_at(study, variant, number) as engine:
         targets = score_rows(engine, study.targets, None, projection, as_target=True).features
-        rows = score_rows(engine, study.pool, None, projection).features
-    assert rows is not None and targets is not None
-    return rows @ targets.T
+        rows = score_rows(engine, study.pool, None, projection)
+    assert rows.features is not None and targets is not None
+    return CheckpointScores(rows.features @ targets.T, rows.norms).get(product)
 
 
 def exact(study: Study, variant: Variant, product: Product = "cosine") -> np.ndarray:
@@ -105,8 +103,8 @@ def one_checkpoint(study: Study, variant: Variant, number: int, product: Product
     return exact_at(study, variant, range(len(study.checkpoints))[number]).get(product)
 
 
-def sketch(study: Study, variant: Variant, dimension: int) -> np.ndarray:
-    return over_checkpoints(study, lambda number: sketched_at(study, variant, dimension, number))
+def sketch(study: Study, variant: Variant, dimension: int, product: Product = "cosine") -> np.ndarray:
+    return over_checkpoints(study, lambda number: sketched_at(study, variant, dimension, product, number))
 
 
 def over_checkpoints(study: Study, scores_at: Callable[[int], np.ndarray]) -> np.ndarray:
@@ -148,7 +146,10 @@ def at_random(study: Study) -> np.ndarray:
 
 
 LESS, TORCH, SGD, EKFAC = Variant("less"), Variant("torch"), Variant("sgd"), Variant("ekfac")
-DEFAULT, CONTROL = InfluenceSettings().preconditioner, "BM25"  # a rule's bare name is its exact cosine
+CONTROL = "BM25"
+_settings = InfluenceSettings()
+# a rule's bare name is its exact cosine
+DEFAULT = _settings.preconditioner if _settings.score == "cosine" else f"{_settings.preconditioner}, dot"
 SCORERS: dict[str, Scorer] = {
     "less": partial(exact, variant=LESS),
     "less, dot": partial(exact, variant=LESS, product="dot"),
@@ -156,11 +157,17 @@ SCORERS: dict[str, Scorer] = {
     "torch, dot": partial(exact, variant=TORCH, product="dot"),
     "sgd": partial(exact, variant=SGD),
     "sgd, dot": partial(exact, variant=SGD, product="dot"),
+    "sgd, dot, first checkpoint": partial(one_checkpoint, variant=SGD, number=0, product="dot"),
+    "sgd, dot, last checkpoint": partial(one_checkpoint, variant=SGD, number=-1, product="dot"),
+    "sgd, dot, top half": partial(exact, variant=Variant("sgd", layers="top_half"), product="dot"),
+    "sgd, dot, sketch 2048": partial(sketch, variant=SGD, dimension=2048, product="dot"),
+    "sgd, dot, sketch 8192": partial(sketch, variant=SGD, dimension=8192, product="dot"),
     "ekfac": partial(exact, variant=EKFAC),
     "ekfac, dot": partial(exact, variant=EKFAC, product="dot"),
     "ekfac, own labels": partial(exact, variant=Variant("ekfac", labels="own")),
     "ekfac, damping 0.01": partial(exact, variant=Variant("ekfac", damping=0.01)),
     "ekfac, damping 1": partial(exact, variant=Variant("ekfac", damping=1.0)),
+    "ekfac, dot, damping 1": partial(exact, variant=Variant("ekfac", damping=1.0), product="dot"),
     "less, first checkpoint": partial(one_checkpoint, variant=LESS, number=0),
     "less, last checkpoint": partial(one_checkpoint, variant=LESS, number=-1),
     "sgd, last checkpoint": partial(one_checkpoint, variant=SGD, number=-1),

@@ -66,4 +66,4 @@ def make_job(folder: Path, checkpoints: list[Path], base: Path, **changes: Any) 
         "features": folder / "features",
         "output": folder / "output",
     }
-    return GradientJob(**(fields | changes), settings=InfluenceSettings(**({"shard_rows": 4} | settings)))
+    return GradientJob(**(fields | changes), settings=InfluenceSettings(**({"shard_rows": 4, "preconditioner": "less"} | settings)))

@@ -284,5 +284,5 @@ def test_target_features_that_are_not_there_are_an_error(job_for):
 
 def test_full_rank_layers_have_no_adam_moments():
     with pytest.raises(ValueError, match=r"down_proj has no Adam moments for preconditioner less; use ekfac or sgd"):
-        InfluenceSettings(full_rank=["down_proj"])
+        InfluenceSettings(preconditioner="less", full_rank=["down_proj"])
     assert InfluenceSettings(full_rank=["down_proj"], preconditioner="ekfac").full_rank == ["down_proj"]

@@ -175,6 +175,7 @@ class _Pass:
             parameters=_digest(json.dumps([settings.layers, settings.full_rank])),
             targets=self.rows.targets_digest if self.exact else None,
             precision=settings.precision,
+            code=self.job.code,
         )
 
     @property

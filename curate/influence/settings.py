@@ -84,6 +84,7 @@ class GradientJob(Settings):
     targets: Path = Field(description="encoded target rows")
     features: Path = Field(description="folder of the feature stores, shared by all runs")
     output: Path = Field(description="folder for the job's outcome")
+    code: str = Field("", description="digest of the sources that compute the values, so that a mended one starts anew")
     settings: InfluenceSettings = InfluenceSettings()
 
 

@@ -22,21 +22,14 @@ from curate.scores import VALUES
 from flows.config import RunConfig
 from flows.stages.data import POOL, TARGETS, external_digest
 from flows.stages.training import launch, launch_training
-from flows.store import Accounting, StageOutput, StageStore
+from flows.store import Accounting, StageOutput, StageStore, source_digest
 from train.encoding import read_encoded, write_encoded
 from train.settings import TrainJob
 
 SAMPLE, TRUST = "sample.parquet", "trust.json"
 FEATURES = "features"  # feature stores of all runs, beside the stages
 JOB, LOG = "job.json", "gradients.log"
-INFLUENCE_CODE = [
-    "train/encoding.py",
-    "train/models.py",
-    "train/losses.py",
-    "train/per_example",
-    "curate/influence",
-    "flows/stages/influence.py",
-]
+GRADIENT_CODE = ["train/encoding.py", "train/models.py", "train/losses.py", "train/per_example", "curate/influence"]
 
 
 def warmup(config: RunConfig, store: StageStore, encoded: StageOutput) -> StageOutput:
@@ -93,6 +86,7 @@ def gradients(config: RunConfig, store: StageStore, encoded: StageOutput, warmed
             targets=encoded.path / TARGETS,
             features=store.root / FEATURES,
             output=folder,
+            code=source_digest(GRADIENT_CODE),
             settings=settings,
         )
         (folder / JOB).write_text(job.model_dump_json(indent=1))
@@ -119,7 +113,7 @@ def gradients(config: RunConfig, store: StageStore, encoded: StageOutput, warmed
             "max_length": config.max_length,
         },
         inputs={"encode": encoded.key, "warmup": warmed.key, "model": model},
-        code=INFLUENCE_CODE,
+        code=[*GRADIENT_CODE, "flows/stages/influence.py"],
         resumable=True,
     )
 

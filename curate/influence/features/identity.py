@@ -47,6 +47,7 @@ class FeatureIdentity(Settings):
     parameters: str = Field(description="digest of the parameters' names and shapes, in their order")
     targets: str | None = Field(description="digest of the targets, in their order; null unless cosines")
     precision: str = Field(description="number type of the forward and backward pass")
+    code: str = Field("", description="digest of the sources that compute the values; empty outside of a run")
 
     @model_validator(mode="after")
     def _kind_has_what_it_needs(self) -> FeatureIdentity:

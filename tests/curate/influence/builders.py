@@ -66,4 +66,6 @@ def make_job(folder: Path, checkpoints: list[Path], base: Path, **changes: Any) 
         "features": folder / "features",
         "output": folder / "output",
     }
-    return GradientJob(**(fields | changes), settings=InfluenceSettings(**({"shard_rows": 4, "preconditioner": "less"} | settings)))
+    return GradientJob(
+        **(fields | changes), settings=InfluenceSettings(**({"shard_rows": 4, "preconditioner": "less"} | settings))
+    )

@@ -226,6 +226,7 @@ def test_whatever_changes_the_values_changes_the_store(job_for, tmp_path, warmup
         {"checkpoints": warmup.checkpoints[1:]},
         {"checkpoints": [rescaled(warmup.checkpoints[0], tmp_path)]},
         {"model_digest": "another"},
+        {"code": "another"},
         {"base": other_tokenizer(warmup.base, tmp_path)},
         {"max_length": 65},
         {"preconditioner": "less"},

@@ -35,10 +35,10 @@ class InfluenceSettings(Settings):
         "new targets cost no new pass; rademacher: the published dense projection, slow",
     )
     preconditioner: Rule = Field(
-        "sgd", description="how a gradient is shaped: less or torch (Adam rules), ekfac (curvature), sgd (not at all)"
+        "less", description="how a gradient is shaped: less or torch (Adam rules), ekfac (curvature), sgd (not at all)"
     )
     score: Literal["dot", "cosine"] = Field(
-        "dot",
+        "cosine",
         description="dot: what the row's whole step does for a target; cosine: its direction only, as published (a row "
         "with a long answer has a short gradient)",
     )

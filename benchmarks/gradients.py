@@ -1,7 +1,7 @@
 """What per-example gradients cost, beside the cheapest pass that could give them and beside other tools, in one run.
 
     benchmarks/peers/setup.sh /tmp/peers                                          # once, about a minute
-    .venv/bin/python benchmarks/gradients.py --peers /tmp/peers --out table.md    # about 6 minutes on 2 CPU cores
+    .venv/bin/python benchmarks/gradients.py --peers /tmp/peers --out table.md    # all tools
     .venv/bin/python benchmarks/gradients.py --only ours --scaling                # ours alone, and how its cost grows
 
 Everybody gets the same tokens, model and LoRA and turns N pool rows and M targets into N x M scores; that whole job is

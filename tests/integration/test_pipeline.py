@@ -162,7 +162,7 @@ def outputs(first, folder):
     found = {}
     for path in (folder / "store").glob("*/*/manifest.json"):
         manifest = json.loads(path.read_text())
-        arm = manifest["params"].get("method") or manifest["params"].get("arm")
+        arm = next((manifest["params"][name] for name in ("method", "arm", "kind") if name in manifest["params"]), None)
         found["-".join(filter(None, (manifest["stage"], arm)))] = path.parent
     return found
 

@@ -211,6 +211,11 @@ def messages_as_dicts(messages: Sequence[Message]) -> list[dict[str, str]]:
     return [{"role": message.role, "content": message.content} for message in messages]
 
 
+def rows_to_encode(examples: Iterable[Example]) -> list[dict[str, Any]]:
+    """What `train.encoding.encode_all` reads of examples."""
+    return [{"id": e.id, "source": e.source, "messages": messages_as_dicts(e.messages)} for e in examples]
+
+
 def _read(path: Path, required: Sequence[str]) -> list[dict[str, Any]]:
     table = pq.read_table(path)
     missing = [name for name in required if name not in table.schema.names]

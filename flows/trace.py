@@ -13,11 +13,12 @@ from pathlib import Path
 import numpy as np
 
 from curate.influence.features import FeatureStore
-from curate.influence.job import read_outcomes, read_rows
+from curate.influence.job import read_outcomes
 from curate.influence.neighbours import FeatureIndex
 from curate.influence.query import query_features
+from curate.influence.rows import read_rows
 from curate.influence.settings import CheckpointOutcome, GradientJob
-from curate.records import messages_as_dicts, read_examples
+from curate.records import read_examples, rows_to_encode
 from curate.sources import SourceSpec
 from curate.sources.pool import read_pool
 from flows.config import ConfigError, RunConfig
@@ -58,8 +59,7 @@ def trace(config: RunConfig, examples: Path, top: int) -> list[Traced]:
     cleaned = clean(config, store, ingested)
     encoded = encode(config, store, ingested, cleaned)
     gradient = gradients(config, store, encoded, warmup(config, store, encoded))
-    rows = [{"id": e.id, "source": e.source, "messages": messages_as_dicts(e.messages)} for e in asked]
-    queries, excluded = encode_all(rows, load_tokenizer(config.model), config.max_length)
+    queries, excluded = encode_all(rows_to_encode(asked), load_tokenizer(config.model), config.max_length)
     if rejected or excluded:
         first = f"{rejected[0].origin}: {rejected[0].reason}" if rejected else ": ".join(excluded[0])
         raise ConfigError(f"{examples}: {len(rejected) + len(excluded)} example(s) cannot be used, the first: {first}")

@@ -21,7 +21,7 @@ from train.encoding import ENCODED_SCHEMA, Encoded, encode_all
 from train.mixture import ConstantSchedule, CooldownSchedule, MixtureSampler
 from train.models import attach_lora, load_base, load_tokenizer, save_merged
 from train.moments import SaveMoments
-from train.settings import MIXTURE_LOG, MixtureSettings, TrainJob
+from train.settings import MIXTURE_LOG, MixtureSettings, TrainJob, faults
 from train.trainer import BalancedTrainer, TrainingError
 
 
@@ -128,8 +128,7 @@ def main() -> int:
         job = TrainJob.model_validate_json(Path(sys.argv[1]).read_text())
         run(job)
     except ValidationError as error:
-        faults = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'job'}: {e['msg']}" for e in error.errors())
-        print(f"error: {sys.argv[1]}: {faults}", file=sys.stderr)
+        print(f"error: {sys.argv[1]}: {faults(error)}", file=sys.stderr)
         return 2
     except OSError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -25,6 +25,11 @@ def checkpoint_steps(total_steps: int, count: int) -> list[int]:
     return sorted({max(1, round(k * total_steps / count)) for k in range(1, count + 1)})
 
 
+def checkpoint_folders(output: Path) -> list[Path]:
+    """The folders that `SaveMoments` left in `output`, first to last."""
+    return sorted(output.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
+
+
 class SaveMoments(TrainerCallback):
     """Save adapter, moments and used learning rates at `checkpoint_steps`, as output/checkpoint-1, -2, ..."""
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from train.names import nearest_path
 from train.reweighting import STRATEGIES
@@ -28,6 +28,11 @@ def existing(path: Path) -> Path:
 
 
 ExistingPath = Annotated[Path, AfterValidator(existing)]
+
+
+def faults(error: ValidationError) -> str:
+    """Every fault of a job file in one line, for the processes that read one."""
+    return "; ".join(f"{'.'.join(map(str, e['loc'])) or 'job'}: {e['msg']}" for e in error.errors())
 
 
 class Settings(BaseModel):

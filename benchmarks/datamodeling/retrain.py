@@ -40,7 +40,7 @@ from study import (
 )
 from transformers import get_scheduler
 
-from curate.records import Example, messages_as_dicts, write_examples
+from curate.records import Example, rows_to_encode, write_examples
 from curate.sources import read_pool, read_targets
 from flows.config import RunConfig, load_config
 from flows.stages.training import launch_training
@@ -219,8 +219,7 @@ def _adapted(settings: StudySettings) -> Any:
 
 
 def _encode(examples: Sequence[Example], tokenizer: Any, settings: StudySettings) -> list[Encoded]:
-    rows = [{"id": e.id, "source": e.source, "messages": messages_as_dicts(e.messages)} for e in examples]
-    return encode_all(rows, tokenizer, settings.max_length)[0]
+    return encode_all(rows_to_encode(examples), tokenizer, settings.max_length)[0]
 
 
 def _longer(losses: np.ndarray, count: int) -> np.ndarray:

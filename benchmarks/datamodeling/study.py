@@ -19,6 +19,7 @@ from pydantic import Field
 
 from curate.records import Example, read_examples
 from train.encoding import Encoded, read_encoded
+from train.moments import checkpoint_folders
 from train.settings import LoraSettings, OptimizerSettings, Settings
 
 NOTE, LOSSES, WARMUP = "study.json", "losses.npz", "warmup"
@@ -72,7 +73,7 @@ class Study:
     @property
     def checkpoints(self) -> list[Path]:
         """The warmup's checkpoints, first to last."""
-        return sorted((self.folder / WARMUP).glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
+        return checkpoint_folders(self.folder / WARMUP)
 
     @property
     def finished(self) -> np.ndarray:

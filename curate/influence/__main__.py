@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from curate.influence.job import Worker, run_job
 from curate.influence.settings import GradientJob
+from train.settings import faults
 
 LONGEST_WAIT = timedelta(days=7)  # a process that is done waits for the slowest one
 
@@ -37,8 +38,7 @@ def main() -> int:
     try:
         job = GradientJob.model_validate_json(Path(sys.argv[1]).read_text())
     except ValidationError as error:
-        faults = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'job'}: {e['msg']}" for e in error.errors())
-        print(f"error: {sys.argv[1]}: {faults}", file=sys.stderr)
+        print(f"error: {sys.argv[1]}: {faults(error)}", file=sys.stderr)
         return 2
     except (OSError, UnicodeDecodeError) as error:
         print(f"error: {sys.argv[1]} cannot be read: {error}", file=sys.stderr)

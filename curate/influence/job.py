@@ -23,13 +23,11 @@ from curate.influence.projection import Projection, make_projection
 from curate.influence.rows import Rows, content_digest, read_rows
 from curate.influence.scoring import Engine, InfluenceError, TargetGradients, score_rows, target_gradients
 from curate.influence.settings import CheckpointOutcome, GradientJob
-from curate.influence.target_side import TargetSide, read_target_features
+from curate.influence.target_side import TargetSide
 from train.encoding import read_encoded
 from train.models import load_tokenizer
 
 OUTCOME = "gradients.json"
-
-__all__ = ["OUTCOME", "Rows", "Worker", "read_outcomes", "read_rows", "read_target_features", "run_job"]
 
 
 @dataclass(frozen=True)
@@ -56,8 +54,7 @@ def run_job(
     if not rows.pool:
         raise InfluenceError(f"{job.pool} has no row with an answer to score; check max_length and the pool")
     job.output.mkdir(parents=True, exist_ok=True)
-    needs_moments = job.settings.preconditioner in ("less", "torch")
-    checkpoints = [load_checkpoint(path, moments=needs_moments) for path in job.checkpoints]
+    checkpoints = [load_checkpoint(path, moments=job.settings.needs_moments) for path in job.checkpoints]
     weights = learning_rate_weights([checkpoint.learning_rates for checkpoint in checkpoints])
     outcomes = [
         _Pass(job, worker, rows, number, checkpoint, weight, on_rows).run()

@@ -32,7 +32,7 @@ def query_features(
         identity = outcome.identity
         if identity.kind == "cosines" or identity.seed is None:
             raise InfluenceError("the run kept cosines with its own targets only; run with influence.mode=sketch")
-        checkpoint = load_checkpoint(outcome.checkpoint, moments=job.settings.preconditioner in ("less", "torch"))
+        checkpoint = load_checkpoint(outcome.checkpoint, moments=job.settings.needs_moments)
         engine = open_engine(job, checkpoint, stores / outcome.store, device, lambda count: None, lambda: None)
         projection = make_projection(identity.kind, identity.width, identity.seed)
         scores = score_rows(engine, rows, None, projection, as_target=True)

@@ -63,9 +63,14 @@ class InfluenceSettings(Settings):
         None, description="accelerate configuration file, to share the shards among processes; null: one process"
     )
 
+    @property
+    def needs_moments(self) -> bool:
+        """Whether the preconditioner is an Adam rule, which starts from the warmup's moments."""
+        return self.preconditioner in ("less", "torch")
+
     @model_validator(mode="after")
     def _parts_fit_together(self) -> InfluenceSettings:
-        if self.full_rank and self.preconditioner in ("less", "torch"):
+        if self.full_rank and self.needs_moments:
             raise ValueError(
                 f"full_rank: the warmup trains the adapter only, so {', '.join(self.full_rank)} has no Adam moments "
                 f"for preconditioner {self.preconditioner}; use ekfac or sgd"

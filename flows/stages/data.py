@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from curate import cleaning
-from curate.records import messages_as_dicts, read_examples, write_examples, write_rejected
+from curate.records import read_examples, rows_to_encode, write_examples, write_rejected
 from curate.sources import TooManyRejectedError, read_pool, read_targets
 from eval.items import read_items
 from flows.config import RunConfig
@@ -90,8 +90,7 @@ def encode(config: RunConfig, store: StageStore, ingested: StageOutput, cleaned:
         counts = Accounting(0, 0)
         for name, path in ((POOL, cleaned.path / POOL), (TARGETS, ingested.path / TARGETS)):
             examples = read_examples(path)
-            rows = [{"id": e.id, "source": e.source, "messages": messages_as_dicts(e.messages)} for e in examples]
-            encoded, excluded = encode_all(rows, tokenizer, config.max_length)
+            encoded, excluded = encode_all(rows_to_encode(examples), tokenizer, config.max_length)
             if not encoded:
                 raise ValueError(
                     f"no row of the {Path(name).stem} can be trained on; the first: {': '.join(excluded[0])}"
@@ -99,7 +98,7 @@ def encode(config: RunConfig, store: StageStore, ingested: StageOutput, cleaned:
             write_encoded(folder / name, encoded)
             audit[Path(name).stem] = _audit(encoded, excluded, config.max_length)
             if name == POOL:
-                counts = Accounting(len(rows), len(encoded), excluded=len(excluded))
+                counts = Accounting(len(examples), len(encoded), excluded=len(excluded))
         (folder / EXCLUDED).write_text(
             json.dumps({name: part.pop("excluded") for name, part in audit.items()}, indent=1)
         )
@@ -111,7 +110,7 @@ def encode(config: RunConfig, store: StageStore, ingested: StageOutput, cleaned:
         build,
         params={"max_length": config.max_length},
         inputs={"ingest": ingested.key, "clean": cleaned.key, "model": external_digest(config.model)},
-        code=["train/encoding.py", "train/models.py", "flows/stages/data.py"],
+        code=["curate/records.py", "train/encoding.py", "train/models.py", "flows/stages/data.py"],
     )
 
 

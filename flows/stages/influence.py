@@ -10,13 +10,16 @@ from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 
 from curate.influence import attribution_matrix, write_attribution
 from curate.influence.attribution import ScaledRows, SketchCosines
 from curate.influence.features import BlockSource, FeatureStore
-from curate.influence.job import OUTCOME, Rows, read_outcomes, read_rows, read_target_features
+from curate.influence.job import OUTCOME, read_outcomes
 from curate.influence.reliability import reliability
-from curate.influence.settings import CheckpointOutcome, GradientJob
+from curate.influence.rows import Rows, read_rows
+from curate.influence.settings import GradientJob
+from curate.influence.target_side import read_target_features
 from curate.records import read_examples
 from curate.scores import VALUES
 from flows.config import RunConfig
@@ -24,6 +27,7 @@ from flows.stages.data import POOL, TARGETS, external_digest
 from flows.stages.training import launch, launch_training
 from flows.store import Accounting, StageOutput, StageStore, source_digest
 from train.encoding import read_encoded, write_encoded
+from train.moments import checkpoint_folders
 from train.settings import TrainJob
 
 SAMPLE, TRUST = "sample.parquet", "trust.json"
@@ -74,13 +78,12 @@ def gradients(config: RunConfig, store: StageStore, encoded: StageOutput, warmed
     model = external_digest(config.model)
 
     def build(folder: Path) -> Accounting:
-        folders = sorted(warmed.path.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
         job = GradientJob(
             model=config.model,
             model_digest=model,
             max_length=config.max_length,
             seed=config.seed,
-            checkpoints=folders,
+            checkpoints=checkpoint_folders(warmed.path),
             sample=warmed.path / SAMPLE,
             pool=encoded.path / POOL,
             targets=encoded.path / TARGETS,
@@ -98,7 +101,7 @@ def gradients(config: RunConfig, store: StageStore, encoded: StageOutput, warmed
             outcomes.append(outcome.model_copy(update={"store": Path(kept.name)}))
         text = json.dumps([outcome.model_dump(mode="json") for outcome in outcomes], indent=1)
         (folder / OUTCOME).write_text(text)
-        pool = [row.id for row in read_encoded(encoded.path / POOL)]
+        pool = pq.read_table(encoded.path / POOL, columns=["id"])["id"].to_pylist()
         excluded = set().union(*(outcome.excluded for outcome in outcomes))
         lost = sum(row in excluded for row in pool)
         return Accounting(len(pool), len(pool) - lost, excluded=lost)
@@ -141,9 +144,10 @@ def attribution(
         capability = {t.id: str(t.capability) for t in read_examples(ingested.path / TARGETS)}
         outcomes = read_outcomes(gradient.path)
         weights = np.array([outcome.weight for outcome in outcomes])
-        parts = [_cosines(gradient.path, outcome, rows) for outcome in outcomes]
+        stores = [FeatureStore(gradient.path / outcome.store, outcome.identity) for outcome in outcomes]
+        parts = [_cosines(each, rows) for each in stores]
         if config.influence.score == "dot":
-            parts = _dots(gradient.path, outcomes, rows, parts)
+            parts = _dots(stores, rows, parts)
         matrix = attribution_matrix(
             parts,
             weights,
@@ -178,20 +182,17 @@ def attribution(
     )
 
 
-def _cosines(folder: Path, outcome: CheckpointOutcome, rows: Rows) -> BlockSource:
+def _cosines(store: FeatureStore, rows: Rows) -> BlockSource:
     """(N, M) cosines of one checkpoint, read or multiplied block by block."""
-    kept = folder / outcome.store
-    values = FeatureStore(kept, outcome.identity).rows(rows.keys)
-    if outcome.identity.kind == "cosines":
+    values = store.rows(rows.keys)
+    if store.identity.kind == "cosines":
         return values
-    return SketchCosines(values, read_target_features(kept, rows))
+    return SketchCosines(values, read_target_features(store.folder, rows))
 
 
-def _dots(
-    folder: Path, outcomes: Sequence[CheckpointOutcome], rows: Rows, cosines: Sequence[BlockSource]
-) -> list[BlockSource]:
+def _dots(stores: Sequence[FeatureStore], rows: Rows, cosines: Sequence[BlockSource]) -> list[BlockSource]:
     """Dot products with the unit targets, all divided by the longest gradient of the pool at any checkpoint: one
     factor for all, which changes no ranking."""
-    lengths = [FeatureStore(folder / o.store, o.identity).norms(rows.keys) for o in outcomes]
+    lengths = [store.norms(rows.keys) for store in stores]
     longest = max((float(np.nanmax(each)) for each in lengths if np.isfinite(each).any()), default=1.0)
     return [ScaledRows(part, each / longest) for part, each in zip(cosines, lengths, strict=True)]

@@ -20,6 +20,7 @@ from flows.stages.data import POOL, TARGETS, external_digest
 from flows.store import Accounting, StageOutput, StageStore
 from train.encoding import Encoded, read_encoded
 from train.models import load_adapter, load_base, load_tokenizer
+from train.moments import checkpoint_folders
 
 SIMILARITY_CODE = [
     "curate/records.py",
@@ -28,6 +29,7 @@ SIMILARITY_CODE = [
     "curate/similarity",
     "train/encoding.py",
     "train/models.py",
+    "train/moments.py",
     "flows/stages/similarity.py",
 ]
 POOLING: Final = "last"
@@ -91,8 +93,7 @@ def _embedding_scores(
 ) -> np.ndarray:
     from curate.similarity.embeddings import embedding_scores
 
-    last = max(warmed.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
-    model = load_adapter(load_base(config.model), last)
+    model = load_adapter(load_base(config.model), checkpoint_folders(warmed)[-1])
     with tqdm(total=len(pool), desc="embeddings", unit="row") as bar:
 
         def advance(count: int) -> None:

@@ -9,9 +9,11 @@ import pytest
 
 from curate.influence.checkpoints import learning_rate_weights, load_checkpoint
 from curate.influence.features import FeatureStore, row_key
-from curate.influence.job import read_outcomes, read_rows, read_target_features, run_job
+from curate.influence.job import read_outcomes, run_job
+from curate.influence.rows import read_rows
 from curate.influence.scoring import InfluenceError
 from curate.influence.settings import InfluenceSettings
+from curate.influence.target_side import read_target_features
 from tests.curate.influence.builders import make_job
 from tests.reference import influence as reference
 from tests.tiny import make_rows

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from curate.influence.features import FeatureStore
-from curate.influence.job import read_outcomes, read_rows
+from curate.influence.job import read_outcomes
+from curate.influence.rows import read_rows
 from curate.influence.settings import GradientJob
 from tests.curate.influence.builders import make_job
 from tests.tiny import make_rows

@@ -8,9 +8,9 @@ process of its own.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from train.names import nearest_path
 from train.reweighting import STRATEGIES
@@ -52,6 +52,14 @@ class LoraSettings(Settings):
         False, description="scale by alpha / sqrt(r) instead, so that large ranks still learn (arXiv 2312.03732)"
     )
     dora: bool = Field(False, description="also train one magnitude per output: DoRA (arXiv 2402.09353)")
+    init: Literal["default", "gaussian", "pissa", "olora"] = Field(
+        "default",
+        description="how the adapter starts: B zero; A normal; or from the base weights' singular vectors "
+        "(PiSSA, arXiv 2404.02948) or QR factors (OLoRA), which are taken out of the base again when the adapter is saved",
+    )
+    quantization: Literal["none", "4bit"] = Field(
+        "none", description="4bit: frozen base weights in NF4 (QLoRA); needs a GPU and the package bitsandbytes"
+    )
 
 
 class OptimizerSettings(Settings):
@@ -61,6 +69,11 @@ class OptimizerSettings(Settings):
     micro_batch_size: int | None = Field(
         None, ge=1, description="examples per forward pass and process; null: the whole batch at once"
     )
+    reduction: Literal["sample", "token", "token_normalized"] = Field(
+        "sample",
+        description="what the loss is a mean of: examples (each its own mean over label tokens), label tokens, or "
+        "label tokens counted with their example's weight",
+    )
     warmup_ratio: float = Field(0.03, ge=0, lt=1, description="share of the steps with a rising learning rate")
     schedule: Literal["linear", "cosine", "constant_with_warmup"] = Field("linear", description="shape after the rise")
     max_grad_norm: float = Field(1.0, gt=0, description="gradient clipping")
@@ -68,12 +81,73 @@ class OptimizerSettings(Settings):
 
 
 class MixtureSettings(Settings):
-    """Temperature sampling over domains; Cooldown switches once from `start` to `end` (arXiv 2410.04579)."""
+    """Which domains the batches come from: temperature sampling, Cooldown (arXiv 2410.04579), UniMax (2304.09151)."""
 
-    start: float = Field(5.0, gt=0, description="temperature before the switch; 1 is proportional")
-    end: float = Field(1.0, gt=0, description="temperature after the switch")
-    switch: float = Field(0.5, ge=0, le=1, description="share of the steps that use `start`")
+    mode: Literal["sampling", "scalarization", "none"] = Field(
+        "sampling",
+        description="draw domains by temperature; or draw proportionally and weigh their losses instead; or neither",
+    )
+    schedule: Literal["cooldown", "linear", "steps", "unimax", "static"] = Field(
+        "cooldown",
+        description="one switch from start to end; linearly from start to end; `steps`; uniform under max_epochs; "
+        "or `probabilities`",
+    )
+    start: float = Field(5.0, gt=0, description="temperature at the beginning; 1 is proportional, .inf uniform")
+    end: float = Field(1.0, gt=0, description="temperature at the end")
+    switch: float = Field(0.5, ge=0, le=1, description="share of the steps that cooldown trains at `start`")
+    steps: list[tuple[float, float]] | None = Field(
+        None, description="schedule steps: [progress, temperature] pairs, progress rising from 0"
+    )
+    probabilities: dict[str, float] | None = Field(
+        None, description="schedule static: the share of each domain, for example from DoReMi or DoGE"
+    )
     max_epochs: float | None = Field(4.0, gt=0, description="no domain is repeated more often; null: no cap")
+    rounding: Literal["systematic", "carry"] = Field(
+        "systematic",
+        description="counts per batch: unbiased, or with the remainder carried to the next batch (within one example "
+        "of the plan over the whole run)",
+    )
+    size_unit: Literal["examples", "tokens"] = Field("examples", description="what the size of a domain counts")
+    domains: Literal["source", "clusters"] = Field(
+        "source",
+        description="domains are the `source` column, or k-means clusters of the base model's mean hidden states "
+        "(used anyway where the data has no source)",
+    )
+    clusters: int = Field(8, ge=2, description="number of clusters, where domains are clusters")
+
+    @field_validator("mode", mode="before")
+    @classmethod
+    def _one_mode(cls, mode: Any) -> Any:
+        if isinstance(mode, list | tuple):
+            raise ValueError(
+                "sampling and scalarization exclude each other: together a domain would be drawn more often and "
+                "weighted for it as well; name one"
+            )
+        return mode
+
+    @model_validator(mode="after")
+    def _parts_fit_together(self) -> MixtureSettings:
+        for name, schedule in (("steps", "steps"), ("probabilities", "static")):
+            if (getattr(self, name) is not None) != (self.schedule == schedule):
+                raise ValueError(f"`{name}` and schedule: {schedule} go together; set both or neither")
+        if self.mode != "sampling" and self.schedule in ("unimax", "static"):
+            raise ValueError(f"schedule {self.schedule} says how often to draw; mode {self.mode} draws proportionally")
+        if self.schedule == "unimax" and self.max_epochs is None:
+            raise ValueError("schedule unimax is uniform draws under an epoch cap; set max_epochs")
+        return self
+
+
+class AnnealSettings(Settings):
+    start: float = Field(ge=0, description="temperature until `first`")
+    end: float = Field(ge=0, description="temperature from `last` on")
+    first: float = Field(0.0, ge=0, lt=1, description="share of the steps after which the temperature moves")
+    last: float = Field(1.0, gt=0, le=1, description="share of the steps at which it has arrived")
+
+    @model_validator(mode="after")
+    def _in_order(self) -> AnnealSettings:
+        if self.first >= self.last:
+            raise ValueError(f"anneal.first {self.first} must come before anneal.last {self.last}")
+        return self
 
 
 class ReweightingSettings(Settings):
@@ -81,19 +155,43 @@ class ReweightingSettings(Settings):
 
     strategy: Literal[STRATEGIES] = Field("linupper", description="which losses get more weight")  # type: ignore[valid-type]
     temperature: float = Field(1.0, ge=0, description="softmax temperature; larger is closer to uniform")
+    anneal: AnnealSettings | None = Field(None, description="a temperature that moves, instead of `temperature`")
     burn_in: float = Field(0.05, ge=0, lt=1, description="share of the steps before weights act")
+    delta: float = Field(1.0, gt=0, description="losses are scaled to [-delta, delta] first")
     cap: float | None = Field(2.0, ge=1, description="largest weight, the mean being 1; null: none")
+    exponent: float = Field(1.0, gt=0, description="power of this weight in the product with the other weights")
+    scope: Literal["step", "micro"] = Field(
+        "step",
+        description="compare the losses of a whole optimizer step, or of one micro-batch over all processes "
+        "(as published)",
+    )
+    min_max: Literal["batch", "source"] = Field(
+        "batch", description="scale losses over all examples, or within each source, which leaves the mixture alone"
+    )
 
 
 class CoresetSettings(Settings):
     """CoLM mini-batch coresets (arXiv 2407.19580): draw a pool, train on its medoids and on all its small sources."""
 
     ratio: float = Field(0.5, gt=0, le=1, description="trained share of each pool")
-    feature: Literal["last_layer", "random"] = Field(
-        "last_layer", description="exact gradient of the last value projection, or random picks as the control"
+    feature: Literal["last_layer", "spsa", "random"] = Field(
+        "last_layer",
+        description="exact gradient of the last value projection; its slope in `directions` random directions "
+        "(published: one); or random picks, the control",
     )
-    mask_size: int = Field(512, ge=1, description="coordinates kept per source, the largest ones")
+    directions: int = Field(1, ge=1, description="random directions of feature spsa")
+    epsilon: float = Field(1e-3, gt=0, description="length of the step that feature spsa takes in a direction")
+    mask_size: int = Field(512, ge=1, description="coordinates kept per source, the largest ones (last_layer)")
     kappa: float = Field(0.75, gt=0, le=1, description="largest share of the core that small sources may take")
+    small_sources: list[str] | None = Field(
+        None, description="sources that are always kept; null: those drawn less often than the average source"
+    )
+    quotas: Literal["proportional", "largest_remainder", "balanced", "none"] = Field(
+        "proportional", description="how the rest of the core is shared among the other sources"
+    )
+    cluster_exponent: float = Field(
+        0.0, ge=0, description="power of a pick's cluster size in its weight; 0: uniform weights, as published"
+    )
 
 
 class TrainJob(Settings):
@@ -111,6 +209,10 @@ class TrainJob(Settings):
     reweighting: ReweightingSettings | None = None
     coreset: CoresetSettings | None = None
     checkpoints: int = Field(0, ge=0, description="evenly spaced checkpoints with Adam moments, for influence")
+    save_every: int | None = Field(
+        None, ge=1, description="optimizer steps between the checkpoints a killed run goes on from; null: ten a run"
+    )
+    tensorboard: bool = Field(False, description="also write the log as TensorBoard events; needs that package")
     merge: bool = Field(True, description="also write the base model with the adapter merged in")
 
     @model_validator(mode="after")
@@ -118,6 +220,12 @@ class TrainJob(Settings):
         if self.reweighting and self.optimizer.batch_size == 1:
             raise ValueError(
                 "reweighting compares the losses of a batch: batch_size 1 has none; raise it or switch it off"
+            )
+        scope_of_one = self.reweighting and self.reweighting.scope == "micro" and self.optimizer.micro_batch_size == 1
+        if scope_of_one:
+            raise ValueError(
+                "reweighting.scope micro compares the losses of a micro-batch: micro_batch_size 1 has none; "
+                "use scope step"
             )
         if self.coreset and int(self.coreset.ratio * self.optimizer.batch_size) < 1:
             raise ValueError("coreset.ratio x optimizer.batch_size leaves no example to train on; raise one of them")

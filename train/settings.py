@@ -55,7 +55,7 @@ class LoraSettings(Settings):
     init: Literal["default", "gaussian", "pissa", "olora"] = Field(
         "default",
         description="how the adapter starts: B zero; A normal; or from the base weights' singular vectors "
-        "(PiSSA, arXiv 2404.02948) or QR factors (OLoRA), which are taken out of the base again when the adapter is saved",
+        "(PiSSA, arXiv 2404.02948) or QR factors (OLoRA), which the saved adapter does not need",
     )
     quantization: Literal["none", "4bit"] = Field(
         "none", description="4bit: frozen base weights in NF4 (QLoRA); needs a GPU and the package bitsandbytes"
@@ -220,6 +220,10 @@ class TrainJob(Settings):
         if self.reweighting and self.optimizer.batch_size == 1:
             raise ValueError(
                 "reweighting compares the losses of a batch: batch_size 1 has none; raise it or switch it off"
+            )
+        if self.coreset and self.coreset.feature == "spsa" and self.lora.quantization != "none":
+            raise ValueError(
+                "coreset.feature spsa takes differences that 4-bit maps round away; use last_layer or random"
             )
         scope_of_one = self.reweighting and self.reweighting.scope == "micro" and self.optimizer.micro_batch_size == 1
         if scope_of_one:

@@ -10,6 +10,7 @@ import math
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+QUOTA_METHODS = ("proportional", "largest_remainder", "balanced")
 SMALL_MARGIN = 1e-12  # a source of exactly average share is not small, whatever the rounding
 
 
@@ -17,27 +18,45 @@ class CoresetError(ValueError):
     """A coreset setting, state or input that cannot be used."""
 
 
-def quotas(sizes: ArrayLike, budget: int, method: str = "proportional") -> NDArray[np.int64]:
+def quotas(
+    sizes: ArrayLike, budget: int, method: str = "proportional", generator: np.random.Generator | None = None
+) -> NDArray[np.int64]:
     """How many of `budget` picks each source gets.
 
     Source: arXiv 2407.19580, reference rounding. "proportional": base = n * budget // N; the missing units go one each
     to the sources with the smallest base (ties: first source). "largest_remainder" gives them to the largest
-    fractional parts instead. sizes: (Q,) candidates per source. Returns (Q,) int64, none above its size, with sum
-    min(budget, N). Raises CoresetError on negative numbers or an unknown method.
+    fractional parts instead. "balanced": equal shares, what is missing to `generator`'s choice of sources. sizes: (Q,)
+    candidates per source. Returns (Q,) int64, none above its size, with sum min(budget, N). Raises CoresetError on
+    negative numbers or an unknown method.
     """
     n = np.asarray(sizes, dtype=np.int64)
     if n.ndim != 1 or (n < 0).any() or budget < 0:
         raise CoresetError(f"sizes {n.tolist()} and budget {budget} must be counts, none negative")
-    if method not in ("proportional", "largest_remainder"):
-        raise CoresetError(f"quota method {method!r} is unknown; choose proportional or largest_remainder")
+    if method not in QUOTA_METHODS:
+        raise CoresetError(f"quota method {method!r} is unknown; choose {', '.join(QUOTA_METHODS)}")
     total = int(n.sum())
     if budget >= total:
         return n.copy()
+    if method == "balanced":
+        return _equal_shares(n, budget, generator)
     base, remainder = np.divmod(n * budget, total)
     rank = base if method == "proportional" else -remainder
     first = [q for q in np.argsort(rank, kind="stable") if base[q] < n[q]]
     base[first[: budget - int(base.sum())]] += 1
     return base
+
+
+def _equal_shares(
+    sizes: NDArray[np.int64], budget: int, generator: np.random.Generator | None
+) -> NDArray[np.int64]:
+    level = 0
+    while np.minimum(sizes, level + 1).sum() <= budget:
+        level += 1
+    shares = np.minimum(sizes, level)
+    able = np.flatnonzero(sizes > level)
+    order = able if generator is None else generator.permutation(able)
+    shares[order[: budget - int(shares.sum())]] += 1
+    return shares
 
 
 def small_sources(probabilities: ArrayLike) -> NDArray[np.bool_]:

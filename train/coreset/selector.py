@@ -7,19 +7,27 @@ at random, the control that shows what the ranking adds. Cost: milliseconds for 
 when nothing is left to replace them.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from train.coreset.composition import CoresetError, floor_share, kept_count, kept_order, quotas, small_sources
+from train.coreset.composition import (
+    QUOTA_METHODS,
+    CoresetError,
+    floor_share,
+    kept_count,
+    kept_order,
+    quotas,
+    small_sources,
+)
 from train.coreset.facility import facility_location
 from train.coreset.moments import adam_normalised, masked, updated_history
 from train.mixture.generators import keyed_generator
 
-FORMAT = 1
+FORMAT = 2
 FEATURES = ("spsa", "last_layer", "random")
 DEFAULT_MASK_SIZE = 2560  # of 327,680 coordinates in the paper
 
@@ -28,9 +36,10 @@ DEFAULT_MASK_SIZE = 2560  # of 327,680 coordinates in the paper
 class Plan:
     """What a step needs before any feature is computed. Positions index the pool.
 
-    kept: (K,) ascending, always trained. candidates: (N,) ordered by (source, row), the examples of big sources with a
-    quota; compute features for these, in this order, when needs_features. quotas: (c,) picks per source.
-    small_order: all small-source examples, the kept ones first. sources, rows: (B,). core_size: b.
+    kept: (K,) ascending, always trained. candidates: (N,) ordered by (class, row), the examples of big sources with a
+    quota; compute features for these, in this order, when needs_features. classes: (B,) what is compared with each
+    other: the source, or 0 for all with quota method "none". quotas: (c,) picks per class. small_order: all
+    small-source examples, the kept ones first. core_size: b.
     """
 
     step: int
@@ -40,8 +49,7 @@ class Plan:
     needs_features: bool
     core_size: int
     small_order: NDArray[np.int64]
-    sources: NDArray[np.int64]
-    rows: NDArray[np.int64]
+    classes: NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -49,7 +57,7 @@ class Core:
     """The examples to train. positions: (b,) ascending pool positions, so that kept ones are spread over the ranks.
 
     kept: (b,) bool, from a small source. cluster_sizes: (b,) int64, 1 for kept and random picks. quotas: (c,) picks per
-    big source. excluded: pool positions of candidates whose feature was not finite or all zero.
+    class. excluded: pool positions of candidates whose feature was not finite or all zero.
     """
 
     positions: NDArray[np.int64]
@@ -64,7 +72,8 @@ class CoresetSelector:
 
     ratio: core share of the pool. kappa: largest share of the core that small sources may fill. feature: "spsa" (m
     directional derivatives per example), "last_layer" (exact gradient values, masked per source) or "random".
-    mask_size: coordinates kept per source, last_layer only. metric, quota_method: as in `facility_location`, `quotas`.
+    mask_size: coordinates kept per source, last_layer only. metric, quota_method: as in `facility_location`, `quotas`,
+    or "none": medoids of all big sources together. small: source indices that are always kept, instead of the rule.
     """
 
     def __init__(
@@ -76,6 +85,7 @@ class CoresetSelector:
         seed: int = 0,
         metric: str = "l1",
         quota_method: str = "proportional",
+        small: Sequence[int] | None = None,
         beta1: float = 0.9,
         beta2: float = 0.999,
         eps: float = 1e-8,
@@ -88,10 +98,12 @@ class CoresetSelector:
             raise CoresetError(f"mask_size is {mask_size}; it must be at least 1")
         if metric not in ("l1", "cosine"):
             raise CoresetError(f"metric {metric!r} is unknown; choose l1 or cosine")
-        quotas([1], 0, quota_method)  # refuse an unknown method now, not at the first step
+        if quota_method not in (*QUOTA_METHODS, "none"):
+            raise CoresetError(f"quota method {quota_method!r} is unknown; choose {', '.join(QUOTA_METHODS)} or none")
         self._settings: dict[str, Any] = {
             "ratio": float(ratio), "kappa": float(kappa), "feature": feature, "mask_size": int(mask_size),
             "seed": int(seed), "metric": metric, "quota_method": quota_method,
+            "small": None if small is None else sorted(int(source) for source in small),
             "beta1": float(beta1), "beta2": float(beta2), "eps": float(eps),
         }  # fmt: skip
         self.updates = 0
@@ -124,14 +136,23 @@ class CoresetSelector:
             raise CoresetError(f"ratio {self._settings['ratio']} of a pool of {s.size} is no example; raise either")
         self._shape = (s.size, q.size)
         small = small_sources(q)
+        if self._settings["small"] is not None:
+            small = np.isin(np.arange(q.size), self._settings["small"])
         order = kept_order(s, small, r, keyed_generator(self._settings["seed"], "keep", step))
         kept = kept_count(order.size, s.size, core_size, self._settings["kappa"])
-        sizes = np.where(small, 0, np.bincount(s, minlength=q.size))
-        shares = quotas(sizes, core_size - kept, self._settings["quota_method"])
-        candidates = np.flatnonzero(shares[s] > 0)
-        candidates = candidates[np.lexsort((r[candidates], s[candidates]))]
+        classes = np.zeros_like(s) if self._settings["quota_method"] == "none" else s
+        big = ~small[s]
+        shares = self._quotas(step, np.bincount(classes[big], minlength=q.size), core_size - kept)
+        candidates = np.flatnonzero(big & (shares[classes] > 0))
+        candidates = candidates[np.lexsort((r[candidates], classes[candidates]))]
         needs = self.feature != "random" and candidates.size > 0
-        return Plan(step, np.sort(order[:kept]), candidates, shares, needs, core_size, order, s, r)
+        return Plan(step, np.sort(order[:kept]), candidates, shares, needs, core_size, order, classes)
+
+    def _quotas(self, step: int, sizes: NDArray[np.int64], budget: int) -> NDArray[np.int64]:
+        """Picks per class, (c,)."""
+        method = self._settings["quota_method"]
+        generator = keyed_generator(self._settings["seed"], "quotas", step) if method == "balanced" else None
+        return quotas(sizes, budget, "proportional" if method == "none" else method, generator)
 
     def select(self, plan: Plan, features: ArrayLike | None = None) -> Core:
         """Pick the core and update the history. features: (N, p) or (N,), rows as plan.candidates; None for "random".
@@ -143,13 +164,13 @@ class CoresetSelector:
         candidates, shares, kept = plan.candidates[usable], plan.quotas, plan.kept
         if not usable.all():
             kept = np.sort(plan.small_order[: max(plan.kept.size, plan.core_size - candidates.size)])
-            sizes = np.bincount(plan.sources[candidates], minlength=plan.quotas.size)
-            shares = quotas(sizes, max(plan.core_size - kept.size, 0), self._settings["quota_method"])
+            sizes = np.bincount(plan.classes[candidates], minlength=plan.quotas.size)
+            shares = self._quotas(plan.step, sizes, max(plan.core_size - kept.size, 0))
         picks, clusters = [np.empty(0, dtype=np.int64)], [np.empty(0, dtype=np.int64)]
         used = np.flatnonzero(usable)
-        for source in np.flatnonzero(shares):
-            inside = np.flatnonzero(plan.sources[candidates] == source)
-            chosen, cluster = self._pick(plan.step, int(source), int(shares[source]), values, used[inside])
+        for each in np.flatnonzero(shares):
+            inside = np.flatnonzero(plan.classes[candidates] == each)
+            chosen, cluster = self._pick(plan.step, int(each), int(shares[each]), values, used[inside])
             picks.append(inside[chosen])
             clusters.append(cluster)
         picked = np.concatenate(picks)
@@ -163,12 +184,12 @@ class CoresetSelector:
         return Core(positions[order], is_kept[order], cluster_sizes[order], shares, excluded)
 
     def _pick(
-        self, step: int, source: int, count: int, values: NDArray | None, rows: NDArray[np.int64]
+        self, step: int, each: int, count: int, values: NDArray | None, rows: NDArray[np.int64]
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Picks (indices into `rows`) and cluster sizes of one source."""
+        """Picks (indices into `rows`) and cluster sizes of one class."""
         cfg = self._settings
         if values is None:
-            chosen = keyed_generator(cfg["seed"], "random core", step, source).permutation(rows.size)[:count]
+            chosen = keyed_generator(cfg["seed"], "random core", step, each).permutation(rows.size)[:count]
             return chosen, np.ones(count, dtype=np.int64)
         m, v = self._history(values.shape[1])
         u = adam_normalised(values[rows], m, v, self.updates + 1, cfg["beta1"], cfg["beta2"], cfg["eps"])

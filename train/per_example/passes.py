@@ -19,8 +19,8 @@ from typing import Any
 
 import torch
 
-from train.encoding import IGNORED, Encoded, collate
-from train.losses import mean_by_example, per_example_loss
+from train import forward
+from train.encoding import Encoded
 from train.models import trainable
 from train.per_example.taps import Tap, UnsupportedParameterError
 from train.settings import Precision
@@ -116,28 +116,12 @@ def batch_losses(
     model: Any, rows: Sequence[Encoded], pad_id: int, taps: Mapping[str, Tap], precision: Precision = "float32"
 ) -> torch.Tensor:
     """(B,) losses of one padded batch, with a graph."""
-    batch = {key: value.to(model.device) for key, value in collate(rows, pad_id).items()}
-    labels = batch.pop("labels")
-    autocast = torch.autocast(model.device.type, dtype=torch.bfloat16, enabled=precision == "bfloat16")
     head = model.get_output_embeddings()
     inside = set() if head is None else set(head.modules())
-    if head is None or any(tap.module in inside for tap in taps.values()):  # a tapped head must see whole examples
-        with autocast:
-            return per_example_loss(model(**batch, use_cache=False).logits, labels)[0]
-
-    targets = labels[:, 1:]
-    owners, columns = (targets != IGNORED).nonzero(as_tuple=True)
-
-    def labelled_only(_module: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor]:
-        return (inputs[0][owners, columns].unsqueeze(0),)
-
-    handle = head.register_forward_pre_hook(labelled_only)
-    try:
-        with autocast:
-            logits = model(**batch, use_cache=False).logits
-    finally:
-        handle.remove()
-    return mean_by_example(logits[0], targets[owners, columns], owners, len(rows))[0]
+    if any(tap.module in inside for tap in taps.values()):
+        head = None  # a tapped head must see whole examples
+    with torch.autocast(model.device.type, dtype=torch.bfloat16, enabled=precision == "bfloat16"):
+        return forward.batch_losses(model, rows, pad_id, model.device, head)
 
 
 def backward_per_example(

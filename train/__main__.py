@@ -2,80 +2,57 @@
 
 A process of its own, so that any number of processes, FSDP or DeepSpeed can be chosen by an accelerate configuration
 file and all memory is free afterwards. Leaves `adapter/`, `merged/` (if asked), `log.jsonl`, `mixture.jsonl`,
-`excluded.json` and, for warmup, `checkpoint-N/`.
+`excluded.json` and, for warmup, `checkpoint-N/`. While it runs, `resume/` holds what a killed run goes on from; the same
+command then does so by itself.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import math
+import os
+import shutil
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-import pyarrow.dataset as pads
 import torch
 from pydantic import ValidationError
 from transformers import TrainingArguments, set_seed
 
-from train.encoding import ENCODED_SCHEMA, Encoded, encode_all
-from train.mixture import ConstantSchedule, CooldownSchedule, MixtureSampler
-from train.models import attach_lora, load_base, load_tokenizer, save_merged
+from train.data import load_rows, rows_digest
+from train.encoding import Encoded
+from train.mixture import MixtureSampler
+from train.mixture.build import build_sampler, epochs_note
+from train.models import attach_lora, load_base, load_tokenizer, save_adapter, save_merged
 from train.moments import SaveMoments
-from train.settings import MIXTURE_LOG, MixtureSettings, TrainJob, faults
+from train.resume import drop_incomplete, last_checkpoint
+from train.settings import MIXTURE_LOG, TrainJob, faults
 from train.trainer import BalancedTrainer, TrainingError
 
-
-def load_rows(job: TrainJob, tokenizer: object) -> tuple[list[Encoded], list[tuple[str, str]]]:
-    """Encoded rows of `job.data`; rows that are chats are encoded here."""
-    if not job.data.exists():
-        raise TrainingError(f"no such data file: {job.data}")
-    table = pads.dataset(job.data, format="parquet")
-    names = table.schema.names
-    needed = ["id", "source", "input_ids", "labels"] if "input_ids" in names else ["id", "source", "messages"]
-    missing = [name for name in needed if name not in names]
-    if missing:
-        raise TrainingError(
-            f"{job.data} lacks {', '.join(missing)}; its columns are {', '.join(names)}. Training needs id, source and "
-            "either messages or input_ids and labels."
-        )
-    if "input_ids" in names:
-        columns = [name for name in ENCODED_SCHEMA.names if name in names]
-        return [Encoded(**row) for row in table.to_table(columns=columns).to_pylist()], []
-    return encode_all(table.to_table(columns=["id", "source", "messages"]).to_pylist(), tokenizer, job.max_length)
+RESUME, TENSORBOARD = "resume", "tensorboard"
+LOGGED, SAVED = 50, 10  # times a run
+NO_MATTER = {"data", "output", "merge", "save_every", "tensorboard"}  # a resume may change these; the rows have a digest
 
 
-def build_mixture(job: TrainJob, rows: list[Encoded], total_steps: int) -> MixtureSampler:
-    settings = job.mixture or MixtureSettings(start=1.0, end=1.0, max_epochs=None)
-    schedule = (
-        ConstantSchedule(settings.start)
-        if settings.start == settings.end
-        else CooldownSchedule(settings.start, settings.end, settings.switch)
-    )
-    return MixtureSampler(
-        [row.source for row in rows],
-        pool_size=job.optimizer.batch_size,
-        total_steps=total_steps,
-        schedule=schedule,
-        seed=job.seed,
-        max_epochs=settings.max_epochs,
-    )
+def build_mixture(job: TrainJob, rows: Sequence[Encoded], model: Any, pad_id: int, total_steps: int) -> MixtureSampler:
+    """The sampler of a job; domains are the sources, or clusters where there are none or clusters are asked for."""
+    domains = [row.source for row in rows]
+    if job.mixture and (job.mixture.domains == "clusters" or not any(domains)):
+        from train.mixture.clusters import cluster_domains, mean_hidden_states
 
-
-def run(job: TrainJob) -> None:
-    """Train as `job` says and write everything under `job.output`."""
-    set_seed(job.seed)
-    job.output.mkdir(parents=True, exist_ok=True)
-    tokenizer = load_tokenizer(job.model)
-    rows, excluded = load_rows(job, tokenizer)
-    if not rows:
-        raise TrainingError(
-            f"no row of {job.data} can be trained on; the first reason: {excluded[0][1] if excluded else 'it is empty'}"
-        )
+        domains = cluster_domains(mean_hidden_states(model, rows, pad_id), job.mixture.clusters, job.seed)
+    tokens = [row.trained_tokens for row in rows]
     batch = job.optimizer.batch_size
-    total_steps = job.max_steps or max(1, math.ceil(job.optimizer.epochs * len(rows) / batch))
-    model = attach_lora(load_base(job.model), job.lora, job.seed)
+    return build_sampler(job.mixture, domains, tokens, pool_size=batch, total_steps=total_steps, seed=job.seed)
+
+
+def training_arguments(job: TrainJob, total_steps: int) -> TrainingArguments:
+    logging = max(1, total_steps // LOGGED)
     arguments = TrainingArguments(
-        output_dir=str(job.output),
+        output_dir=str(job.output / RESUME),
         max_steps=total_steps,
         per_device_train_batch_size=1,
         learning_rate=job.optimizer.learning_rate,
@@ -83,41 +60,81 @@ def run(job: TrainJob) -> None:
         warmup_steps=int(job.optimizer.warmup_ratio * total_steps),
         max_grad_norm=job.optimizer.max_grad_norm,
         weight_decay=job.optimizer.weight_decay,
-        logging_steps=max(1, total_steps // 50),
-        save_strategy="no",
-        report_to=[],
+        logging_steps=logging,
+        save_strategy="steps",
+        # a multiple of the logging steps, so that a resumed log averages over the same windows
+        save_steps=job.save_every or logging * math.ceil(total_steps / SAVED / logging),
+        save_total_limit=2,
+        report_to=["tensorboard"] if job.tensorboard else [],
         remove_unused_columns=False,
-        dataloader_drop_last=True,
         seed=job.seed,
         average_tokens_across_devices=False,
         dataloader_pin_memory=torch.cuda.is_available(),
     )
-    arguments.per_device_train_batch_size = batch // arguments.world_size
-    if arguments.process_index == 0:
-        (job.output / MIXTURE_LOG).unlink(missing_ok=True)  # it is appended to
-    callbacks = [SaveMoments(job.output, total_steps, job.checkpoints)] if job.checkpoints else []
-    trainer = BalancedTrainer(
-        model=model,
-        args=arguments,
+    arguments.per_device_train_batch_size = max(1, job.optimizer.batch_size // arguments.world_size)
+    return arguments
+
+
+def build_trainer(job: TrainJob, rows: Sequence[Encoded], tokenizer: Any) -> BalancedTrainer:
+    """Model, mixture and trainer of a job. Raises a `ValueError` of the part that cannot be built."""
+    if job.tensorboard and importlib.util.find_spec("tensorboard") is None:
+        raise TrainingError("tensorboard: true needs the package tensorboard; install it, or set tensorboard: false")
+    total_steps = job.max_steps or max(1, math.ceil(job.optimizer.epochs * len(rows) / job.optimizer.batch_size))
+    base = load_base(job.model, quantization=job.lora.quantization)
+    mixture = build_mixture(job, rows, base, tokenizer.pad_token_id, total_steps)
+    moments = [SaveMoments(job.output, total_steps, job.checkpoints)] if job.checkpoints else []
+    return BalancedTrainer(
+        model=attach_lora(base, job.lora, job.seed),
+        args=training_arguments(job, total_steps),
         processing_class=tokenizer,
-        callbacks=callbacks,
+        callbacks=moments,
         rows=rows,
-        mixture=build_mixture(job, rows, total_steps),
+        mixture=mixture,
         total_steps=total_steps,
         reweighting=job.reweighting,
         coreset=job.coreset,
         micro_batch_size=job.optimizer.micro_batch_size,
+        reduction=job.optimizer.reduction,
         seed=job.seed,
+        log_path=job.output / MIXTURE_LOG,
+        fingerprint={**job.model_dump(mode="json", exclude=NO_MATTER), "rows": rows_digest(rows)},
+        stateful={"moments": part for part in moments},
     )
-    trainer.train()
-    if not trainer.accelerator.is_main_process:
+
+
+def run(job: TrainJob) -> None:
+    """Train as `job` says and write everything under `job.output`; goes on where a killed run of the job stopped."""
+    set_seed(job.seed)
+    job.output.mkdir(parents=True, exist_ok=True)
+    os.environ["TENSORBOARD_LOGGING_DIR"] = str(job.output / TENSORBOARD)
+    tokenizer = load_tokenizer(job.model)
+    rows, excluded = load_rows(job, tokenizer)
+    if not rows:
+        raise TrainingError(
+            f"no row of {job.data} can be trained on; the first reason: {excluded[0][1] if excluded else 'it is empty'}"
+        )
+    trainer = build_trainer(job, rows, tokenizer)
+    main_process = trainer.is_world_process_zero()
+    found = last_checkpoint(job.output / RESUME)
+    trainer.accelerator.wait_for_everyone()  # all have looked before anything is removed
+    if main_process:
+        drop_incomplete(job.output / RESUME)
+        for line in epochs_note(trainer.mixture):
+            print(f"warning: {line}", flush=True)
+        if found:
+            print(f"going on after step {found.name.removeprefix('checkpoint-')}", flush=True)
+    if not found:
+        trainer.step_log.restart(0)
+    trainer.train(resume_from_checkpoint=str(found) if found else None)
+    if not main_process:
         return
     (job.output / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in trainer.state.log_history))
     (job.output / "excluded.json").write_text(json.dumps(dict(excluded), indent=1))
     adapter = trainer.accelerator.unwrap_model(trainer.model)
-    adapter.save_pretrained(job.output / "adapter")
+    save_adapter(adapter, job.output / "adapter")
     if job.merge:
         save_merged(adapter, tokenizer, job.output / "merged")
+    shutil.rmtree(job.output / RESUME, ignore_errors=True)
 
 
 def main() -> int:

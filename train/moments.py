@@ -38,6 +38,13 @@ class SaveMoments(TrainerCallback):
         self.steps = checkpoint_steps(total_steps, count)
         self.rates: list[float] = []
 
+    def state_dict(self) -> dict[str, Any]:
+        """The rates since the last checkpoint, which a resumed run must go on collecting."""
+        return {"rates": self.rates}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.rates = list(state["rates"])
+
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         # read before the step: afterwards the scheduler has already moved on
         self.rates.append(float(kwargs["optimizer"].param_groups[0]["lr"]))

@@ -1,9 +1,8 @@
 """train.trainer and `python -m train`: one step's gradient, its parts, repeatability and the ways a job can fail."""
 
 import json
-import os
-import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,18 +10,20 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from safetensors.torch import load_file
 from transformers import TrainingArguments
 
 from tests.reference import per_example as reference
 from tests.reference.reweighting import loss_weights
-from tests.tiny import make_base, make_model, make_rows, make_tokenizer
+from tests.tiny import make_model, make_rows, make_tokenizer
+from tests.train import jobs
+from tests.train.jobs import adapter_bytes, log_lines, save_base
 from train.__main__ import main, run
-from train.encoding import IGNORED, Encoded, write_encoded
+from train.encoding import IGNORED, Encoded
 from train.mixture import ConstantSchedule, MixtureSampler
 from train.models import trainable
-from train.settings import MIXTURE_LOG, CoresetSettings, LoraSettings, OptimizerSettings, ReweightingSettings, TrainJob
+from train.settings import MIXTURE_LOG, CoresetSettings, ReweightingSettings
 from train.trainer import BalancedTrainer, TrainingError
+from train.weighing import loss_coefficients
 
 ROWS = make_rows(16)
 REWEIGHTING = ReweightingSettings(burn_in=0.0, cap=None, temperature=0.4)
@@ -30,9 +31,9 @@ REWEIGHTING = ReweightingSettings(burn_in=0.0, cap=None, temperature=0.4)
 
 def make_trainer(output: Path, *, batch: int = 4, steps: int = 3, dropout: float = 0.0, rows=ROWS, **parts):
     arguments = TrainingArguments(
-        output_dir=str(output), max_steps=steps, per_device_train_batch_size=batch, learning_rate=1e-2,
+        output_dir=str(output), max_steps=steps, per_device_train_batch_size=parts.pop("per_device", batch), learning_rate=1e-2,
         save_strategy="no", report_to=[], use_cpu=True, remove_unused_columns=False, disable_tqdm=True,
-        dataloader_drop_last=True, dataloader_pin_memory=False,
+        dataloader_pin_memory=False,
         gradient_accumulation_steps=parts.pop("gradient_accumulation_steps", 1),
     )  # fmt: skip
     mixture = MixtureSampler(
@@ -40,18 +41,15 @@ def make_trainer(output: Path, *, batch: int = 4, steps: int = 3, dropout: float
     )
     return BalancedTrainer(
         model=make_model(dropout=dropout), args=arguments, processing_class=make_tokenizer(), rows=rows,
-        mixture=mixture, total_steps=steps, **parts,
+        mixture=mixture, total_steps=steps, log_path=output / MIXTURE_LOG, **parts,
     )  # fmt: skip
 
 
 def step_gradient(output: Path, pool: list[int], **parts) -> torch.Tensor:
     trainer = make_trainer(output, batch=len(pool), **parts)
-    trainer.training_step(trainer.model, {"position": torch.tensor(pool)})
+    trainer.mixture.plan = lambda step: np.array(pool)  # this pool, not the plan's
+    trainer.training_step(trainer.model, {"step": 0})
     return torch.cat([p.grad.flatten() for p in trainable(trainer.model).values()])
-
-
-def log_lines(output: Path) -> list[dict]:
-    return [json.loads(line) for line in (output / MIXTURE_LOG).read_text().splitlines()]
 
 
 @pytest.mark.parametrize("reweighting", [None, REWEIGHTING], ids=["plain", "reweighted"])
@@ -73,7 +71,7 @@ def test_loss_scaling_worked_example(tmp_path):
     trainer = make_trainer(tmp_path)
     at_hand = torch.tensor([1.0, 2.0, 3.0, 5.0], requires_grad=True)
     omega = np.array([0.210988, 0.347861, 1.720576, 1.720576])
-    unweighted = trainer._backward(trainer.model, [ROWS[:4]], omega, at_hand)
+    unweighted = trainer._backward(at_hand, loss_coefficients(omega, np.array([10, 20, 30, 40]), "sample"))
     assert (at_hand.grad * at_hand.detach()).tolist() == pytest.approx(
         [0.105494 / 2, 0.347861 / 2, 2.580863 / 2, 4.301439 / 2], abs=1e-6
     )
@@ -115,21 +113,26 @@ def test_coreset_trains_its_share_of_every_pool(tmp_path, feature):
     lines = log_lines(tmp_path)
     assert [line["step"] for line in lines] == [0, 1, 2]
     for line in lines:
-        assert sum(line["pool"].values()) == 8 and sum(line["trained"].values()) == 4
-        assert all(line["trained"][source] <= line["pool"][source] for source in line["trained"])
+        assert sum(line["pool"].values()) == 8 and sum(line["selected"].values()) == 4
+        assert all(line["selected"][source] <= line["pool"][source] for source in line["selected"])
 
 
 def test_log_counts_trained_tokens(tmp_path):
     make_trainer(tmp_path, batch=16, steps=1).train()
     (line,) = log_lines(tmp_path)
     wanted = {s: sum(row.trained_tokens for row in ROWS if row.source == s) for s in ("a", "b")}
-    assert line["pool"] == line["trained"] == {"a": 8, "b": 8}
+    assert line["pool"] == line["selected"] == {"a": 8, "b": 8}
     assert line["trained_tokens"] == wanted
 
 
-def test_framework_accumulation_is_refused(tmp_path):
-    with pytest.raises(TrainingError, match="micro_batch_size"):
-        make_trainer(tmp_path, gradient_accumulation_steps=2)
+def test_framework_accumulation_means_micro_batches(tmp_path):
+    direct = adapter(make_trainer(tmp_path, batch=4, micro_batch_size=2))
+    trainer = make_trainer(tmp_path, batch=4, per_device=2, gradient_accumulation_steps=2)
+    assert trainer.micro_batch_size == 2
+    same = adapter(trainer)
+    assert all(torch.equal(direct[name], same[name]) for name in direct)
+    with pytest.raises(TrainingError, match="is 6, the batch 4"):
+        make_trainer(tmp_path, batch=4, per_device=2, gradient_accumulation_steps=3)
 
 
 def test_run_without_a_finite_loss_ends(tmp_path):
@@ -143,35 +146,12 @@ def test_run_without_a_finite_loss_ends(tmp_path):
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("base")
-    tokenizer = make_tokenizer()
-    make_base(vocabulary=len(tokenizer)).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
+    return save_base(tmp_path_factory.mktemp("base"))
 
 
 @pytest.fixture
 def make_job(base, tmp_path):
-    data = tmp_path / "rows.parquet"
-    write_encoded(data, ROWS)
-
-    def make(name: str, **changes) -> TrainJob:
-        settings = {
-            "model": str(base),
-            "data": data,
-            "output": tmp_path / name,
-            "max_steps": 3,
-            "lora": LoraSettings(r=2, dropout=0.1),
-            "optimizer": OptimizerSettings(batch_size=4, learning_rate=1e-2),
-            "merge": False,
-        }
-        return TrainJob(**(settings | changes))
-
-    return make
-
-
-def adapter_bytes(job: TrainJob) -> bytes:
-    return (job.output / "adapter" / "adapter_model.safetensors").read_bytes()
+    return partial(jobs.make_job, base, tmp_path)
 
 
 def test_same_seed_same_adapter_bytes(make_job):
@@ -235,8 +215,8 @@ def test_missing_job_file_and_missing_argument(monkeypatch, capsys, tmp_path):
     ("columns", "message"),
     [
         (None, "no such data file"),
-        (["id", "text"], "lacks source, messages; its columns are id, text"),
-        (["id", "input_ids", "labels"], "lacks source"),
+        (["id", "text"], "lacks messages; its columns are id, text"),
+        (["id", "input_ids"], "lacks labels"),
     ],
 )
 def test_data_that_cannot_be_trained_on(monkeypatch, capsys, make_job, tmp_path, columns, message):
@@ -247,39 +227,3 @@ def test_data_that_cannot_be_trained_on(monkeypatch, capsys, make_job, tmp_path,
     code, told = call_main(monkeypatch, capsys, str(tmp_path / "job.json"))
     assert code == 1
     assert told.startswith("error: ") and message in told and "\n" not in told
-
-
-def launch(job: TrainJob, *options: str) -> subprocess.CompletedProcess:
-    job.output.mkdir(parents=True)
-    path = job.output / "job.json"
-    path.write_text(job.model_dump_json())
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--num_machines", "1", "--mixed_precision", "no",
-               "--dynamo_backend", "no", *options, "-m", "train", str(path)]  # fmt: skip
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true", "CUDA_VISIBLE_DEVICES": ""}
-    root = Path(__file__).parents[2]
-    return subprocess.run(command, capture_output=True, text=True, cwd=root, env=environment)
-
-
-ONE = ("--num_processes", "1", "--cpu")
-TWO = ("--num_processes", "2", "--multi_gpu")  # the launcher's only way to start more than one; gloo without a GPU
-
-
-@pytest.mark.slow
-def test_two_processes_give_the_adapter_of_one(make_job):
-    parts = {"lora": LoraSettings(r=2), "reweighting": REWEIGHTING, "checkpoints": 1}
-    one, two = make_job("one", **parts), make_job("two", **parts)
-    for job, options in ((one, ONE), (two, TWO)):
-        done = launch(job, *options)
-        assert done.returncode == 0, done.stderr[-2000:]
-    mine, wanted = (load_file(job.output / "adapter" / "adapter_model.safetensors") for job in (two, one))
-    assert set(mine) == set(wanted) and any(value.any() for value in wanted.values())
-    for name in wanted:
-        torch.testing.assert_close(mine[name], wanted[name], rtol=0, atol=1e-4)  # Adam magnifies rounding
-    assert len(log_lines(two.output)) == 3
-
-
-@pytest.mark.slow
-def test_batch_that_two_processes_cannot_share_is_refused(make_job):
-    done = launch(make_job("odd", optimizer=OptimizerSettings(batch_size=3)), *TWO)
-    assert done.returncode != 0
-    assert "error: batch_size 3 cannot be split over 2 processes; make it a multiple" in done.stderr

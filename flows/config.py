@@ -19,16 +19,7 @@ from curate.selection.settings import SelectionSettings
 from curate.sources import SourceSpec
 from curate.sources.hub import looks_like_hub_id
 from train.names import nearest, nearest_path
-from train.settings import (
-    CoresetSettings,
-    ExistingPath,
-    LoraSettings,
-    MixtureSettings,
-    OptimizerSettings,
-    ReweightingSettings,
-    Settings,
-    existing,
-)
+from train.settings import ExistingPath, LoraSettings, OptimizerSettings, Settings, TrainingParts, existing
 
 
 class ConfigError(ValueError):
@@ -70,13 +61,18 @@ class WarmupSettings(Settings):
     lora: LoraSettings = LoraSettings()
     optimizer: OptimizerSettings = OptimizerSettings(epochs=4)
 
+    @field_validator("lora")
+    @classmethod
+    def _starts_from_the_base(cls, lora: LoraSettings) -> LoraSettings:
+        if lora.init in ("pissa", "olora"):
+            raise ValueError(
+                f"init {lora.init} changes the base weights, and influence is measured on the base itself; "
+                "use default or gaussian for the warmup"
+            )
+        return lora
 
-class FinetuneSettings(Settings):
-    lora: LoraSettings = LoraSettings()
-    optimizer: OptimizerSettings = OptimizerSettings()
-    mixture: MixtureSettings | None = Field(None, description="temperature sampling; null: proportional")
-    reweighting: ReweightingSettings | None = Field(None, description="loss-based weights; null: uniform")
-    coreset: CoresetSettings | None = Field(None, description="coreset mini-batches; null: the whole batch")
+
+class FinetuneSettings(TrainingParts):
     accelerate: ExistingPath | None = Field(None, description="accelerate configuration file; null: one process")
 
 

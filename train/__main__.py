@@ -2,8 +2,8 @@
 
 A process of its own, so that any number of processes, FSDP or DeepSpeed can be chosen by an accelerate configuration
 file and all memory is free afterwards. Leaves `adapter/`, `merged/` (if asked), `log.jsonl`, `mixture.jsonl`,
-`excluded.json` and, for warmup, `checkpoint-N/`. While it runs, `resume/` holds what a killed run goes on from; the same
-command then does so by itself.
+`excluded.json` and, for warmup, `checkpoint-N/`. While it runs, `resume/` holds what a killed run goes on from; the
+same command then does so by itself.
 """
 
 from __future__ import annotations
@@ -26,7 +26,15 @@ from train.data import load_rows, rows_digest
 from train.encoding import Encoded
 from train.mixture import MixtureSampler
 from train.mixture.build import build_sampler, epochs_note
-from train.models import attach_lora, load_base, load_tokenizer, save_adapter, save_merged
+from train.models import (
+    adapter_start,
+    attach_lora,
+    load_adapter,
+    load_base,
+    load_tokenizer,
+    save_adapter,
+    save_merged,
+)
 from train.moments import SaveMoments
 from train.resume import drop_incomplete, last_checkpoint
 from train.settings import MIXTURE_LOG, TrainJob, faults
@@ -34,7 +42,13 @@ from train.trainer import BalancedTrainer, TrainingError
 
 RESUME, TENSORBOARD = "resume", "tensorboard"
 LOGGED, SAVED = 50, 10  # times a run
-NO_MATTER = {"data", "output", "merge", "save_every", "tensorboard"}  # a resume may change these; the rows have a digest
+NO_MATTER = {
+    "data",
+    "output",
+    "merge",
+    "save_every",
+    "tensorboard",
+}  # a resume may change these; the rows have a digest
 
 
 def build_mixture(job: TrainJob, rows: Sequence[Encoded], model: Any, pad_id: int, total_steps: int) -> MixtureSampler:
@@ -82,12 +96,12 @@ def build_trainer(job: TrainJob, rows: Sequence[Encoded], tokenizer: Any) -> Bal
     total_steps = job.max_steps or max(1, math.ceil(job.optimizer.epochs * len(rows) / job.optimizer.batch_size))
     base = load_base(job.model, quantization=job.lora.quantization)
     mixture = build_mixture(job, rows, base, tokenizer.pad_token_id, total_steps)
-    moments = [SaveMoments(job.output, total_steps, job.checkpoints)] if job.checkpoints else []
+    moments = {"moments": SaveMoments(job.output, total_steps, job.checkpoints)} if job.checkpoints else {}
     return BalancedTrainer(
         model=attach_lora(base, job.lora, job.seed),
         args=training_arguments(job, total_steps),
         processing_class=tokenizer,
-        callbacks=moments,
+        callbacks=list(moments.values()),
         rows=rows,
         mixture=mixture,
         total_steps=total_steps,
@@ -98,7 +112,7 @@ def build_trainer(job: TrainJob, rows: Sequence[Encoded], tokenizer: Any) -> Bal
         seed=job.seed,
         log_path=job.output / MIXTURE_LOG,
         fingerprint={**job.model_dump(mode="json", exclude=NO_MATTER), "rows": rows_digest(rows)},
-        stateful={"moments": part for part in moments},
+        stateful=moments,
     )
 
 
@@ -125,14 +139,17 @@ def run(job: TrainJob) -> None:
             print(f"going on after step {found.name.removeprefix('checkpoint-')}", flush=True)
     if not found:
         trainer.step_log.restart(0)
+    start = adapter_start(trainer.accelerator.unwrap_model(trainer.model), job.lora)
     trainer.train(resume_from_checkpoint=str(found) if found else None)
     if not main_process:
         return
     (job.output / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in trainer.state.log_history))
     (job.output / "excluded.json").write_text(json.dumps(dict(excluded), indent=1))
     adapter = trainer.accelerator.unwrap_model(trainer.model)
-    save_adapter(adapter, job.output / "adapter")
+    save_adapter(adapter, job.output / "adapter", start)
     if job.merge:
+        if job.lora.quantization != "none":  # merge into the weights that were rounded, not into the rounded ones
+            adapter = load_adapter(load_base(job.model), job.output / "adapter")
         save_merged(adapter, tokenizer, job.output / "merged")
     shutil.rmtree(job.output / RESUME, ignore_errors=True)
 

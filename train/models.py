@@ -7,12 +7,15 @@ everywhere.
 
 from __future__ import annotations
 
+import copy
+import importlib.util
 from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict, prepare_model_for_kbit_training
+from safetensors.torch import save_file
+from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
 from train.settings import LoraSettings
 
@@ -42,20 +45,46 @@ def load_tokenizer(path: str) -> Any:
     return tokenizer
 
 
-def load_base(path: str, dtype: torch.dtype = torch.float32, device: str | None = None) -> Any:
+def load_base(
+    path: str, dtype: torch.dtype = torch.float32, device: str | None = None, quantization: str = "none"
+) -> Any:
     """The causal language model at `path` in `dtype`, on `device`; None: this process's GPU where there is one, else
-    the CPU."""
+    the CPU. quantization: "4bit" keeps the linear maps in NF4 and computes in bfloat16 (QLoRA, arXiv 2305.14314)."""
+    if quantization == "4bit":
+        return _load_4bit(path)
     model = _load(AutoModelForCausalLM, path, dtype=dtype, use_safetensors=True)
     return model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
 
 
+def _load_4bit(path: str) -> Any:
+    missing = [] if torch.cuda.is_available() else ["a GPU"]
+    if importlib.util.find_spec("bitsandbytes") is None:
+        missing.append("the package bitsandbytes")
+    if missing:
+        raise ModelError(f"lora.quantization 4bit needs {' and '.join(missing)}; set lora.quantization: none")
+    stored = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.bfloat16)
+    model = _load(
+        AutoModelForCausalLM,
+        path,
+        dtype=torch.bfloat16,
+        use_safetensors=True,
+        quantization_config=stored,
+        device_map={"": torch.cuda.current_device()},
+    )
+    return prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
+
+
 def attach_lora(model: Any, settings: LoraSettings, seed: int) -> PeftModel:
-    """Freeze `model` and add a fresh adapter (A random from `seed`, B zero)."""
+    """Freeze `model` and add a fresh adapter, drawn from `seed`: A random and B zero, or as `settings.init` says.
+
+    PiSSA and OLoRA take the adapter's start out of the base weights, in place (`adapter_start`).
+    """
     torch.manual_seed(seed)
     config = LoraConfig(
         r=settings.r,
         lora_alpha=settings.alpha,  # type: ignore[arg-type]  # peft takes floats too
         lora_dropout=settings.dropout,
+        init_lora_weights=True if settings.init == "default" else settings.init,
         target_modules=settings.targets,
         use_rslora=settings.rslora,
         use_dora=settings.dora,
@@ -69,6 +98,36 @@ def attach_lora(model: Any, settings: LoraSettings, seed: int) -> PeftModel:
             f"lora.targets {settings.targets} name no linear map of this model: {error} "
             "Use all-linear, or the names it has."
         ) from error
+
+
+def adapter_start(model: PeftModel, settings: LoraSettings) -> dict[str, torch.Tensor] | None:
+    """What a fresh adapter took out of the base weights, by saved name; None where it took nothing."""
+    if settings.init not in ("pissa", "olora"):
+        return None
+    return {name: value.detach().cpu().clone() for name, value in get_peft_model_state_dict(model).items()}
+
+
+def save_adapter(model: PeftModel, folder: Path, start: dict[str, torch.Tensor] | None = None) -> None:
+    """Write the adapter for the base model as it was loaded.
+
+    start: `adapter_start` of a PiSSA or OLoRA adapter. It is subtracted, s (B A - B0 A0) = s [B, -B0] [A; A0], which
+    makes a plain LoRA of twice the rank (arXiv 2404.02948, appendix), so that nobody needs the changed base.
+    """
+    if start is None:
+        model.save_pretrained(folder)
+        return
+    (scaling,) = {module.scaling["default"] for module in model.modules() if hasattr(module, "lora_A")}
+    joined = {}
+    for name, value in get_peft_model_state_dict(model).items():
+        a_side = "lora_A" in name
+        parts = [value.detach().cpu(), start[name] if a_side else -start[name]]
+        joined[name] = torch.cat(parts, dim=0 if a_side else 1).contiguous()
+    config = copy.copy(model.peft_config["default"])
+    config.init_lora_weights, config.use_rslora, config.inference_mode = True, False, True
+    config.r, config.lora_alpha = 2 * config.r, scaling * 2 * config.r
+    folder.mkdir(parents=True, exist_ok=True)
+    config.save_pretrained(str(folder))
+    save_file(joined, folder / ADAPTER_FILE, metadata={"format": "pt"})
 
 
 def load_adapter(model: Any, path: Path) -> PeftModel:

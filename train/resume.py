@@ -1,9 +1,9 @@
 """What a killed run needs to go on exactly, beside what `transformers.Trainer` already saves.
 
 A checkpoint folder counts only when it holds this state: it is written last and renamed into place, so a kill in the
-middle of a save leaves a folder that is ignored. The state is JSON and arrays in safetensors; nothing is unpickled here.
-A resume under another job, world size, source list or feature is refused, by name, since it could not give the same
-adapter.
+middle of a save leaves a folder that is ignored. The state is JSON and arrays in safetensors; nothing is unpickled
+here. A resume under another job, world size, source list or feature is refused, by name, since it could not give the
+same adapter.
 """
 
 from __future__ import annotations

@@ -8,10 +8,11 @@ process of its own.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from train.coreset.composition import floor_share
 from train.names import nearest_path
 from train.reweighting import STRATEGIES
 
@@ -60,6 +61,21 @@ class LoraSettings(Settings):
     quantization: Literal["none", "4bit"] = Field(
         "none", description="4bit: frozen base weights in NF4 (QLoRA); needs a GPU and the package bitsandbytes"
     )
+
+    @model_validator(mode="after")
+    def _start_fits(self) -> Self:
+        if self.init in ("pissa", "olora") and self.dora:
+            raise ValueError(
+                f"init {self.init} and dora: what {self.init} takes out of the base cannot be given back "
+                "as a plain adapter once magnitudes are trained; choose one"
+            )
+        if self.init in ("pissa", "olora") and self.quantization != "none":
+            raise ValueError(f"init {self.init} changes the base weights, which 4-bit storage rounds; choose one")
+        return self
+
+    def adapts(self, name: str) -> bool:
+        """Whether linear maps of this name get an adapter."""
+        return self.targets == "all-linear" or name in self.targets
 
 
 class OptimizerSettings(Settings):
@@ -194,7 +210,48 @@ class CoresetSettings(Settings):
     )
 
 
-class TrainJob(Settings):
+class TrainingParts(Settings):
+    """How to train, whatever on; the parts are checked against each other here, for a job and for a whole run."""
+
+    lora: LoraSettings = LoraSettings()
+    optimizer: OptimizerSettings = OptimizerSettings()
+    mixture: MixtureSettings | None = Field(None, description="which domains the batches come from; null: as they are")
+    reweighting: ReweightingSettings | None = Field(None, description="loss-based weights; null: uniform")
+    coreset: CoresetSettings | None = Field(None, description="coreset mini-batches; null: the whole batch")
+    save_every: int | None = Field(
+        None, ge=1, description="optimizer steps between the checkpoints a killed run goes on from; null: ten a run"
+    )
+    tensorboard: bool = Field(False, description="also write the log as TensorBoard events; needs that package")
+
+    @model_validator(mode="after")
+    def _parts_fit_together(self) -> Self:
+        batch = self.optimizer.batch_size
+        core = floor_share(self.coreset.ratio, batch) if self.coreset else batch
+        if core < 1:
+            raise ValueError("coreset.ratio x optimizer.batch_size leaves no example to train on; raise one of them")
+        if self.reweighting and core == 1:
+            raise ValueError(
+                f"reweighting compares the losses of the trained examples: batch_size {batch} has one; raise it or "
+                "switch it off"
+            )
+        if self.reweighting and self.reweighting.scope == "micro" and self.optimizer.micro_batch_size == 1:
+            raise ValueError(
+                "reweighting.scope micro compares the losses of a micro-batch: micro_batch_size 1 has none; "
+                "use scope step"
+            )
+        if self.coreset and self.coreset.feature == "spsa" and self.lora.quantization != "none":
+            raise ValueError(
+                "coreset.feature spsa takes differences that 4-bit maps round away; use last_layer or random"
+            )
+        if self.coreset and self.coreset.feature != "random" and not self.lora.adapts("v_proj"):
+            raise ValueError(
+                f"coreset.feature {self.coreset.feature} is read off an adapted v_proj, which lora.targets leaves out; "
+                "add it or use coreset.feature: random"
+            )
+        return self
+
+
+class TrainJob(TrainingParts):
     model: str = Field(description="folder or hub id of the base model")
     data: Path = Field(
         description="Parquet file or folder of them, with id, source and either messages or input_ids and labels"
@@ -203,34 +260,5 @@ class TrainJob(Settings):
     seed: int = Field(17, ge=0, description="governs order, initial adapter and dropout")
     max_length: int = Field(512, ge=8, description="tokens per example; longer ones are cut on the right")
     max_steps: int | None = Field(None, ge=1, description="optimizer steps, instead of epochs")
-    lora: LoraSettings = LoraSettings()
-    optimizer: OptimizerSettings = OptimizerSettings()
-    mixture: MixtureSettings | None = None
-    reweighting: ReweightingSettings | None = None
-    coreset: CoresetSettings | None = None
     checkpoints: int = Field(0, ge=0, description="evenly spaced checkpoints with Adam moments, for influence")
-    save_every: int | None = Field(
-        None, ge=1, description="optimizer steps between the checkpoints a killed run goes on from; null: ten a run"
-    )
-    tensorboard: bool = Field(False, description="also write the log as TensorBoard events; needs that package")
     merge: bool = Field(True, description="also write the base model with the adapter merged in")
-
-    @model_validator(mode="after")
-    def _parts_fit_together(self) -> TrainJob:
-        if self.reweighting and self.optimizer.batch_size == 1:
-            raise ValueError(
-                "reweighting compares the losses of a batch: batch_size 1 has none; raise it or switch it off"
-            )
-        if self.coreset and self.coreset.feature == "spsa" and self.lora.quantization != "none":
-            raise ValueError(
-                "coreset.feature spsa takes differences that 4-bit maps round away; use last_layer or random"
-            )
-        scope_of_one = self.reweighting and self.reweighting.scope == "micro" and self.optimizer.micro_batch_size == 1
-        if scope_of_one:
-            raise ValueError(
-                "reweighting.scope micro compares the losses of a micro-batch: micro_batch_size 1 has none; "
-                "use scope step"
-            )
-        if self.coreset and int(self.coreset.ratio * self.optimizer.batch_size) < 1:
-            raise ValueError("coreset.ratio x optimizer.batch_size leaves no example to train on; raise one of them")
-        return self

@@ -21,7 +21,8 @@ def share_by_tokens(tokens: Sequence[int], processes: int, *, equal_counts: bool
     """
     count = len(tokens)
     most = -(-count // processes) if equal_counts else count
-    load, mine = [0] * processes, [[] for _ in range(processes)]  # type: ignore[var-annotated]
+    load = [0] * processes
+    mine: list[list[int]] = [[] for _ in range(processes)]
     for done, position in enumerate(np.argsort(-np.asarray(tokens), kind="stable").tolist()):
         empty = [p for p in range(processes) if not mine[p]]
         must_fill = empty if count - done <= len(empty) else range(processes)

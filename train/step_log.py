@@ -101,7 +101,9 @@ class StepLog:
         if self.path is None:
             return
         if self.bytes < size:
-            raise ValueError(f"{self.path} has {self.bytes} bytes, {size} when the checkpoint was saved; it was changed")
+            raise ValueError(
+                f"{self.path} has {self.bytes} bytes, {size} when the checkpoint was saved; it was changed"
+            )
         with self.path.open("ab") as log:
             log.truncate(size)
 

@@ -166,9 +166,7 @@ class BalancedTrainer(Trainer):
         by_micro_batch = bool(needs_losses and self.reweighting and self.reweighting.scope == "micro")
         with self._timed("selection"):
             core = self._core(step, pool, needs_losses and not by_micro_batch)
-        shares = share_by_tokens(
-            self.lengths[core.rows].tolist(), self.args.world_size, equal_counts=by_micro_batch
-        )
+        shares = share_by_tokens(self.lengths[core.rows].tolist(), self.args.world_size, equal_counts=by_micro_batch)
         examples = GatherSet(self.tokens[core.rows], self.mixture.codes[core.rows], core.cluster_sizes)
         train = self._by_micro_batch if by_micro_batch else self._whole_step
         weights, coefficients, losses = train(model, step, core, shares, examples)
@@ -289,8 +287,8 @@ class BalancedTrainer(Trainer):
         named = f"{', '.join(ids[:5])}{' ...' if len(ids) > 5 else ''}"
         if self.lost_steps >= MAX_LOST_STEPS:
             raise TrainingError(
-                f"no step of the last {MAX_LOST_STEPS} had a finite loss and gradient (now at step {step}, rows {named}): "
-                "lower the learning rate, or look at these rows"
+                f"no step of the last {MAX_LOST_STEPS} had a finite loss and gradient (now at step {step}, rows "
+                f"{named}): lower the learning rate, or look at these rows"
             )
         if self.is_world_process_zero():
             print(f"warning: step {step} is skipped: no finite loss or gradient (rows {named})", flush=True)
@@ -350,7 +348,11 @@ class BalancedTrainer(Trainer):
         super().log(logs, start_time)
 
     def compute_loss(
-        self, model: torch.nn.Module, inputs: dict[str, Any], return_outputs: bool = False, **kwargs: Any
+        self,
+        model: torch.nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Any = None,
     ) -> Any:
         """Mean over examples of their own mean token loss, for `evaluate`."""
         labels = inputs.pop("labels")
@@ -376,7 +378,7 @@ class BalancedTrainer(Trainer):
             "log_bytes": self.step_log.bytes,
             "stateful": {name: part.state_dict() for name, part in self.stateful.items()},
         }
-        write_state(Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}", state, arrays)
+        write_state(Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}", state, arrays)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: torch.nn.Module | None = None) -> None:
         state, arrays = read_state(Path(resume_from_checkpoint))

@@ -56,7 +56,7 @@ class Weigher:
         if losses is not None:
             valid &= np.isfinite(losses)
         scalarization = domain_weights[examples.domains]
-        factors = [scalarization]
+        factors: list[Array] = [scalarization]
         if self.cluster_exponent:
             factors.append(examples.cluster_sizes.astype(float) ** self.cluster_exponent)
         if losses is not None and self.settings is not None:

@@ -65,6 +65,7 @@ def warmup(config: RunConfig, store: StageStore, encoded: StageOutput) -> StageO
         params={"settings": settings.model_dump(mode="json"), "seed": config.seed},
         inputs={"encode": encoded.key, "model": external_digest(config.model)},
         code=["train", "flows/stages/influence.py"],
+        resumable=True,  # the training goes on at its last checkpoint
     )
 
 

@@ -11,7 +11,7 @@ from flows.config import RunConfig
 from flows.process import run_logged
 from flows.stages.data import external_digest
 from flows.store import StageOutput, StageStore
-from train.settings import TrainJob
+from train.settings import TrainingParts, TrainJob
 
 JOB = "job.json"
 TRAIN_LOG = "train.log"
@@ -47,11 +47,7 @@ def finetune(config: RunConfig, store: StageStore, arm: str, dataset: Path, data
             output=folder,
             seed=config.seed,
             max_length=config.max_length,
-            lora=settings.lora,
-            optimizer=settings.optimizer,
-            mixture=settings.mixture,
-            reweighting=settings.reweighting,
-            coreset=settings.coreset,
+            **{name: getattr(settings, name) for name in TrainingParts.model_fields},
         )
         launch_training(job, settings.accelerate, f"fine-tuning on {arm}")
 
@@ -60,10 +56,11 @@ def finetune(config: RunConfig, store: StageStore, arm: str, dataset: Path, data
         build,
         params={
             "arm": arm,
-            "settings": settings.model_dump(mode="json"),
+            "settings": settings.model_dump(mode="json", exclude={"save_every"}),
             "seed": config.seed,
             "max_length": config.max_length,
         },
         inputs={"dataset": dataset_key, "model": external_digest(config.model)},
         code=["train", "flows/stages/training.py"],
+        resumable=True,  # the training goes on at its last checkpoint
     )

@@ -17,7 +17,15 @@ from train.selection_pass import (
 )
 
 ROWS = make_rows(5)
-SEPARATE = ["llama", "qwen2", "qwen3", "mistral", "gemma2", "gemma3", "granite"]  # families with a value map of their own
+SEPARATE = [
+    "llama",
+    "qwen2",
+    "qwen3",
+    "mistral",
+    "gemma2",
+    "gemma3",
+    "granite",
+]  # families with a value map of their own
 
 
 def last_value_name(model) -> str:
@@ -79,7 +87,7 @@ def test_leaves_model_and_random_states_alone(kind):
     model = make_model(dropout=0.5)
     model.train()
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
-    state, numpy_state = torch.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002  # the global one
+    state, numpy_state = torch.get_rng_state(), np.random.get_state()[1].copy()  # the global one
     selection = SelectionPass(model, PAD)
     along = directions(tuple(selection.value_map.module.weight.shape), 1, seed=0)
 
@@ -88,7 +96,7 @@ def test_leaves_model_and_random_states_alone(kind):
 
     first = features()
     assert torch.equal(state, torch.get_rng_state())
-    assert np.array_equal(numpy_state, np.random.get_state()[1])  # noqa: NPY002
+    assert np.array_equal(numpy_state, np.random.get_state()[1])
     assert model.training
     assert set(trainable(model)) == {n for n in before if "lora_" in n}
     assert all(torch.equal(before[name], p) and p.grad is None for name, p in model.named_parameters())

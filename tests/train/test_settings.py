@@ -29,7 +29,7 @@ def test_job_file_round_trip():
 
 
 def test_reweighting_needs_a_batch():
-    with pytest.raises(ValidationError, match="batch_size 1 has none"):
+    with pytest.raises(ValidationError, match="batch_size 1 has one"):
         TrainJob(**JOB, reweighting=ReweightingSettings(), optimizer=OptimizerSettings(batch_size=1))
     assert TrainJob(**JOB, reweighting=ReweightingSettings(), optimizer=OptimizerSettings(batch_size=2)).reweighting
 

@@ -31,7 +31,8 @@ REWEIGHTING = ReweightingSettings(burn_in=0.0, cap=None, temperature=0.4)
 
 def make_trainer(output: Path, *, batch: int = 4, steps: int = 3, dropout: float = 0.0, rows=ROWS, **parts):
     arguments = TrainingArguments(
-        output_dir=str(output), max_steps=steps, per_device_train_batch_size=parts.pop("per_device", batch), learning_rate=1e-2,
+        output_dir=str(output), max_steps=steps, learning_rate=1e-2,
+        per_device_train_batch_size=parts.pop("per_device", batch),
         save_strategy="no", report_to=[], use_cpu=True, remove_unused_columns=False, disable_tqdm=True,
         dataloader_pin_memory=False,
         gradient_accumulation_steps=parts.pop("gradient_accumulation_steps", 1),
@@ -193,7 +194,7 @@ def call_main(monkeypatch, capsys, *arguments: str) -> tuple[int, str]:
         ('{"model": "m", "data": "d", "output": "o", "seeds": 1}', "seeds: Extra inputs"),
         (
             '{"model": "m", "data": "d", "output": "o", "reweighting": {}, "optimizer": {"batch_size": 1}}',
-            "batch_size 1 has none",
+            "batch_size 1 has one",
         ),
     ],
 )

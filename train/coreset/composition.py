@@ -46,9 +46,7 @@ def quotas(
     return base
 
 
-def _equal_shares(
-    sizes: NDArray[np.int64], budget: int, generator: np.random.Generator | None
-) -> NDArray[np.int64]:
+def _equal_shares(sizes: NDArray[np.int64], budget: int, generator: np.random.Generator | None) -> NDArray[np.int64]:
     level = 0
     while np.minimum(sizes, level + 1).sum() <= budget:
         level += 1

@@ -13,6 +13,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -78,7 +79,7 @@ class SelectionPass:
             for positions in token_budget_batches([len(row.input_ids) for row in rows], self.tokens_per_batch):
                 batch = [rows[i] for i in positions]
                 with _answering(lower, self._prefix(batch) if lower else None):
-                    yield positions, lambda batch=batch: self._losses(batch, "float32")
+                    yield positions, partial(self._losses, batch, "float32")
 
     def _losses(self, rows: Sequence[Encoded], precision: Precision) -> torch.Tensor:
         device = self.model.device
@@ -122,7 +123,7 @@ def _answering(layers: Sequence[torch.nn.Module], output: Any) -> Iterator[None]
     """While active, these layers return `output` without computing anything."""
     own = [layer.__dict__.get("forward") for layer in layers]  # wrappers put theirs on the instance
     for layer in layers:
-        layer.forward = lambda *args, **kwargs: output  # type: ignore[method-assign]
+        layer.forward = lambda *args, **kwargs: output
     try:
         yield
     finally:

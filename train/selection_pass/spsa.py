@@ -28,7 +28,7 @@ def directions(shape: tuple[int, ...], count: int, seed: int) -> list[torch.Tens
 def spsa_features(
     selection: SelectionPass, rows: Sequence[Encoded], along: Sequence[torch.Tensor], epsilon: float = 1e-3
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """(N, m) float32 slopes (L(W + eps z) - L(W - eps z)) / (2 eps) and (N,) float32 losses, the mean of all (L+ + L-)/2.
+    """(N, m) float32 slopes (L(W + eps z) - L(W - eps z)) / (2 eps), and (N,) float32 losses: means of (L+ + L-) / 2.
 
     along: m directions of the value map's weight. Source: arXiv 2407.19580; MeZO, arXiv 2305.17333.
     """

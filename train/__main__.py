@@ -24,8 +24,10 @@ from transformers import TrainingArguments, set_seed
 
 from train.data import load_rows, rows_digest
 from train.encoding import Encoded
+from train.hidden_states import unit_vectors
 from train.mixture import MixtureSampler
 from train.mixture.build import build_sampler, epochs_note
+from train.mixture.clusters import cluster_domains
 from train.models import (
     adapter_start,
     attach_lora,
@@ -55,9 +57,8 @@ def build_mixture(job: TrainJob, rows: Sequence[Encoded], model: Any, pad_id: in
     """The sampler of a job; domains are the sources, or clusters where there are none or clusters are asked for."""
     domains = [row.source for row in rows]
     if job.mixture and (job.mixture.domains == "clusters" or not any(domains)):
-        from train.mixture.clusters import cluster_domains, mean_hidden_states
-
-        domains = cluster_domains(mean_hidden_states(model, rows, pad_id), job.mixture.clusters, job.seed)
+        vectors = unit_vectors(model, rows, pad_id, pooling="mean")
+        domains = cluster_domains(vectors, job.mixture.clusters, job.seed)
     tokens = [row.trained_tokens for row in rows]
     batch = job.optimizer.batch_size
     return build_sampler(job.mixture, domains, tokens, pool_size=batch, total_steps=total_steps, seed=job.seed)

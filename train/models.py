@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict, prepare_model_for_kbit_training
+from peft.tuners.lora import LoraLayer
 from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
@@ -114,15 +115,15 @@ def save_adapter(model: PeftModel, folder: Path, start: dict[str, torch.Tensor] 
     makes a plain LoRA of twice the rank (arXiv 2404.02948, appendix), so that nobody needs the changed base.
     """
     if start is None:
-        model.save_pretrained(folder)
+        model.save_pretrained(str(folder))
         return
-    (scaling,) = {module.scaling["default"] for module in model.modules() if hasattr(module, "lora_A")}
+    (scaling,) = {module.scaling["default"] for module in model.modules() if isinstance(module, LoraLayer)}
     joined = {}
     for name, value in get_peft_model_state_dict(model).items():
         a_side = "lora_A" in name
         parts = [value.detach().cpu(), start[name] if a_side else -start[name]]
         joined[name] = torch.cat(parts, dim=0 if a_side else 1).contiguous()
-    config = copy.copy(model.peft_config["default"])
+    config: Any = copy.copy(model.peft_config["default"])
     config.init_lora_weights, config.use_rslora, config.inference_mode = True, False, True
     config.r, config.lora_alpha = 2 * config.r, scaling * 2 * config.r
     folder.mkdir(parents=True, exist_ok=True)

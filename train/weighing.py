@@ -86,7 +86,7 @@ def loss_coefficients(weights: Array, tokens: NDArray[np.int64], reduction: str)
     Source: reweighting spec, section 4; S_i = tokens_i * l_i. An example of weight 0 counts in no divisor of "sample".
     """
     if reduction == "sample":
-        return weights / max(np.count_nonzero(weights), 1)
+        return weights / max(int(np.count_nonzero(weights)), 1)
     used = np.where(weights > 0, tokens, 0)
-    divisor = used.sum() if reduction == "token" else (weights * used).sum()
-    return weights * used / max(divisor, 1)
+    divisor = float(used.sum() if reduction == "token" else (weights * used).sum())
+    return weights * used / max(divisor, 1.0)

@@ -39,3 +39,18 @@ def systematic_counts(p: list[float], pool_size: int, u: float) -> list[int]:
         start = stop
     assert sum(counts) == pool_size and math.isfinite(start)
     return counts
+
+
+def carry_counts(p_of_steps: list[list[float]], pool_size: int) -> list[list[int]]:
+    """Option carry of the spec, unit by unit."""
+    owed, plan = [0.0] * len(p_of_steps[0]), []
+    for p in p_of_steps:
+        owed = [d + pool_size * share for d, share in zip(owed, p, strict=True)]
+        n = [max(math.floor(d), 0) for d in owed]
+        while sum(n) < pool_size:
+            n[max(range(len(n)), key=lambda k: (owed[k] - n[k], -k))] += 1
+        while sum(n) > pool_size:
+            n[min((k for k in range(len(n)) if n[k] > 0), key=lambda k: (owed[k] - n[k], k))] -= 1
+        owed = [d - k for d, k in zip(owed, n, strict=True)]
+        plan.append(n)
+    return plan

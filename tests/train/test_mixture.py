@@ -19,7 +19,6 @@ from train.mixture import (
     MixtureSampler,
     StepSchedule,
     expected_epochs,
-    rank_share,
     scalarization_weights,
     schedule_taus,
     segment_probabilities,
@@ -270,18 +269,6 @@ def test_cap_in_the_sampler():
     assert (s.expected_epochs() <= 4 + 1e-9).all()
     np.testing.assert_allclose(s.probabilities(21), temperature_probabilities(D, 1), atol=1e-12)
     assert s.tau(0) == 5 and s.tau(21) == 1
-
-
-@pytest.mark.parametrize("world", [1, 2, 5])
-def test_plan_does_not_depend_on_ranks(world):
-    whole = draw(sampler(), 0, 1)[0]
-    shares = [rank_share(draw(sampler(), 0, 1)[0], rank, world) for rank in range(world)]
-    together = np.empty_like(whole)
-    for rank, share in enumerate(shares):
-        together[rank::world] = share
-    np.testing.assert_array_equal(together, whole)
-    with pytest.raises(MixtureError, match="divisible"):
-        rank_share(whole, 0, 3)
 
 
 def test_domain_order_is_by_name_and_seed_matters():

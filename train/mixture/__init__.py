@@ -7,7 +7,8 @@ from train.mixture.probabilities import (
     unimax_probabilities,
     variance_factor,
 )
-from train.mixture.sampler import MixtureSampler, rank_share, systematic_counts
+from train.mixture.rounding import carry_counts, systematic_counts
+from train.mixture.sampler import MixtureSampler
 from train.mixture.schedules import ConstantSchedule, CooldownSchedule, LinearSchedule, Schedule, StepSchedule
 from train.mixture.segments import Segment, expected_epochs, schedule_taus, segment_probabilities
 from train.waterfill import water_fill
@@ -21,8 +22,8 @@ __all__ = [
     "Schedule",
     "Segment",
     "StepSchedule",
+    "carry_counts",
     "expected_epochs",
-    "rank_share",
     "scalarization_weights",
     "schedule_taus",
     "segment_probabilities",

@@ -16,30 +16,12 @@ from numpy.typing import ArrayLike, NDArray
 
 from train.mixture.generators import keyed_generator
 from train.mixture.probabilities import MixtureError, scalarization_weights
+from train.mixture.rounding import ROUNDINGS, carry_counts, systematic_counts
 from train.mixture.schedules import ConstantSchedule, Schedule
 from train.mixture.segments import Segment, cap_segments, schedule_taus, segment_epochs, segment_probabilities
 
-FORMAT = 1
+FORMAT = 2
 MODES = ("sampling", "scalarization", "none")
-
-
-def systematic_counts(probabilities: ArrayLike, pool_size: int, u: float) -> NDArray[np.int64]:
-    """Split `pool_size` draws over domains: n_k = ceil(c_k - u) - ceil(c_{k-1} - u), c_k = B * (p_1 + .. + p_k).
-
-    u: uniform in [0, 1). Returns (K,) int64 with sum B, |n_k - B p_k| < 1 and mean B p_k over u.
-    """
-    p = np.asarray(probabilities, dtype=np.float64)
-    marks = np.minimum(np.ceil(np.concatenate([[0.0], np.cumsum(p)]) * pool_size - u), pool_size)
-    # Exact where rounding is not: B - u rounds down for u next to 1, and trailing domains of probability 0 get none.
-    marks[np.flatnonzero(p)[-1] + 1 :] = pool_size
-    return np.diff(marks).astype(np.int64)
-
-
-def rank_share(pool: NDArray[np.int64], rank: int, world_size: int) -> NDArray[np.int64]:
-    """Rows of one rank: positions rank, rank + W, ... of the pool. MixtureError when W does not divide the pool."""
-    if pool.size % world_size:
-        raise MixtureError(f"pool_size {pool.size} is not divisible by {world_size} ranks; change one of them")
-    return pool[rank::world_size]
 
 
 class MixtureSampler:
@@ -53,6 +35,9 @@ class MixtureSampler:
     mode: "sampling" draws with p(.; tau_t); "scalarization" draws proportionally and weights the loss by
     `domain_weights(t)`; "none" is tau 1 without weights.
     static: domain name -> probability, replaces the schedule (DoReMi, DoGE, UniMax results).
+    rounding: "systematic", unbiased in every pool, or "carry", within about one example over the whole run.
+    row_sizes: (N,) what a row adds to its domain's size in the temperature, such as its tokens (default: 1 each);
+    epochs always count rows.
     """
 
     def __init__(
@@ -65,9 +50,12 @@ class MixtureSampler:
         max_epochs: float | None = None,
         mode: str = "sampling",
         static: Mapping[str, float] | None = None,
+        rounding: str = "systematic",
+        row_sizes: ArrayLike | None = None,
     ) -> None:
-        if mode not in MODES:
-            raise MixtureError(f"mode {mode!r} is unknown; choose one of {', '.join(MODES)}")
+        for name, value, known in (("mode", mode, MODES), ("rounding", rounding, ROUNDINGS)):
+            if value not in known:
+                raise MixtureError(f"{name} {value!r} is unknown; choose one of {', '.join(known)}")
         if pool_size < 1:
             raise MixtureError(f"pool_size is {pool_size}; it must be at least 1")
         if static is not None and mode != "sampling":
@@ -79,16 +67,24 @@ class MixtureSampler:
         self.names, self.codes = _domain_codes(domains)
         self.rows = [np.flatnonzero(self.codes == k) for k in range(len(self.names))]
         self.sizes = np.array([rows.size for rows in self.rows], dtype=np.int64)
+        measure = np.ones(len(self.codes)) if row_sizes is None else np.asarray(row_sizes, dtype=np.float64)
+        if measure.shape != self.codes.shape:
+            raise MixtureError(f"row_sizes has shape {measure.shape}; give one size for each of {self.codes.size} rows")
+        self.measures = np.bincount(self.codes, weights=measure)
         self.pool_size, self.total_steps, self.seed, self.mode = int(pool_size), int(total_steps), int(seed), mode
         if schedule is not None:
             self._taus = schedule_taus(schedule, total_steps)
             drawn_at = self._taus if mode == "sampling" else np.ones(self.total_steps)
-            self.segments = segment_probabilities(self.sizes, drawn_at, self.pool_size, max_epochs)
+            self.segments = segment_probabilities(self.sizes, drawn_at, self.pool_size, max_epochs, self.measures)
         elif static is not None:
             self._taus = schedule_taus(lambda progress: float("nan"), total_steps)
             whole_run = Segment(0, self.total_steps, float("nan"), _static_vector(static, self.names))
             self.segments = cap_segments(self.sizes.astype(np.float64), [whole_run], self.pool_size, max_epochs)
         self._segment_of = np.repeat(np.arange(len(self.segments)), [s.stop - s.start for s in self.segments])
+        self._carried = None
+        if rounding == "carry":
+            stretches = [(s.probabilities, s.stop - s.start) for s in self.segments]
+            self._carried = carry_counts(stretches, self.pool_size)
         self._settings = {
             "seed": self.seed,
             "pool_size": self.pool_size,
@@ -97,6 +93,8 @@ class MixtureSampler:
             "schedule": repr(schedule),
             "static": None if static is None else {name: float(static[name]) for name in self.names},
             "max_epochs": None if max_epochs is None else float(max_epochs),
+            "rounding": rounding,
+            "measures": None if row_sizes is None else self.measures.tolist(),
         }
         self._permutations: dict[int, tuple[int, NDArray[np.int64]]] = {}
         self._duplicates: dict[int, int] = {}
@@ -122,7 +120,7 @@ class MixtureSampler:
     def domain_weights(self, t: int) -> NDArray[np.float64]:
         """Loss weight (K,) per domain at step t: all 1 unless the mode is scalarization."""
         if self.mode == "scalarization":
-            return scalarization_weights(self.sizes, self.tau(t))
+            return scalarization_weights(self.measures, self.tau(t))
         return np.ones(len(self.names))
 
     def expected_epochs(self) -> NDArray[np.float64]:
@@ -148,6 +146,8 @@ class MixtureSampler:
 
     def counts(self, t: int) -> NDArray[np.int64]:
         """Examples (K,) of each domain in the pool of step t; depends on t and the settings only."""
+        if self._carried is not None:
+            return self._carried[self._checked_step(t)]
         u = keyed_generator(self.seed, "counts", t).random()
         return systematic_counts(self.probabilities(t), self.pool_size, u)
 
@@ -230,7 +230,7 @@ class MixtureSampler:
         """
         if state.get("format") != FORMAT:
             raise MixtureError(f"sampler state has format {state.get('format')!r}; this version reads {FORMAT}")
-        free = {"total_steps"} if allow_changed_data else set()
+        free = {"total_steps", "measures"} if allow_changed_data else set()
         saved = state["settings"]
         changed = [k for k, v in self._settings.items() if k not in free and saved.get(k) != v]
         if changed:

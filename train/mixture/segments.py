@@ -35,11 +35,16 @@ def schedule_taus(schedule: Schedule, total_steps: int) -> NDArray[np.float64]:
 
 
 def segment_probabilities(
-    sizes: ArrayLike, taus: ArrayLike, pool_size: int, max_epochs: float | None = None
+    sizes: ArrayLike,
+    taus: ArrayLike,
+    pool_size: int,
+    max_epochs: float | None = None,
+    measures: ArrayLike | None = None,
 ) -> tuple[Segment, ...]:
     """Group steps of equal temperature and cap every domain at `max_epochs` passes over the whole run.
 
     Source: spec "mixture", section 3. sizes: (K,) examples. taus: (T,) one per step. pool_size: examples per step.
+    measures: (K,) sizes that the temperature acts on, if not the examples.
     Returns segments in time order. Raises MixtureError when `max_epochs` times all examples is fewer than the draws,
     naming the smallest value that works.
     """
@@ -47,7 +52,8 @@ def segment_probabilities(
     steps = np.asarray(taus, dtype=np.float64)
     edges = [0, *(np.flatnonzero(np.diff(steps)) + 1).tolist(), steps.size]
     spans = list(pairwise(edges))
-    wanted = {tau: temperature_probabilities(array, tau) for tau in dict.fromkeys(steps.tolist())}
+    measured = array if measures is None else checked_sizes(measures)
+    wanted = {tau: temperature_probabilities(measured, tau) for tau in dict.fromkeys(steps.tolist())}
     uncapped = [Segment(a, b, float(steps[a]), wanted[float(steps[a])]) for a, b in spans]
     return cap_segments(array, uncapped, pool_size, max_epochs)
 

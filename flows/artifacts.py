@@ -5,7 +5,8 @@ from __future__ import annotations
 import base64
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from prefect.artifacts import create_image_artifact, create_markdown_artifact, create_table_artifact
 
@@ -102,17 +103,30 @@ def training(config: RunConfig, name: str, output: StageOutput) -> None:
     records = read_mixture(output.path)
     halves = (records[: len(records) // 2], records[len(records) // 2 :])
     tokens = [sum((Counter(record["trained_tokens"]) for record in half), Counter()) for half in halves]
-    drawn = sum((Counter(record["trained"]) for record in records), Counter())
+    drawn = sum((Counter(record["selected"]) for record in records), Counter())
+    epochs, losses = records[-1]["epochs"], [_mean_losses(half) for half in halves]
     rows = [
         {
             "source": source,
             "rows trained": count,
             "tokens, first half": f"{tokens[0][source] / max(1, tokens[0].total()):.1%}",
             "tokens, second half": f"{tokens[1][source] / max(1, tokens[1].total()):.1%}",
+            "passes": f"{epochs[source]:.2f}",
+            "loss, first half": losses[0].get(source, ""),
+            "loss, second half": losses[1].get(source, ""),
         }
         for source, count in drawn.most_common()
     ]
     _table(config, f"mixture-{name}", rows, f"Mixture over training on `{name}`")
+
+
+def _mean_losses(records: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """Mean loss of each source over some steps, as text."""
+    seen: dict[str, list[float]] = {}
+    for record in records:
+        for source, loss in record["loss"].items():
+            seen.setdefault(source, []).append(loss)
+    return {source: f"{sum(each) / len(each):.3f}" for source, each in seen.items()}
 
 
 def evaluation(config: RunConfig, output: StageOutput) -> None:

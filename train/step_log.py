@@ -102,7 +102,8 @@ class StepLog:
             return
         if self.bytes < size:
             raise ValueError(
-                f"{self.path} has {self.bytes} bytes, {size} when the checkpoint was saved; it was changed"
+                f"{self.path} has {self.bytes} bytes, {size} when the checkpoint was saved: it was changed; remove the "
+                "checkpoints to start afresh"
             )
         with self.path.open("ab") as log:
             log.truncate(size)

@@ -11,7 +11,7 @@ from markupsafe import Markup
 
 from eval.compare import AVERAGE, MetricTable
 from flows.config import RunConfig
-from flows.report import plots, selection_plots
+from flows.report import plots, selection_plots, training_plots
 from flows.report.data import Arm, ReportData, read_report
 from flows.store import StageOutput, StageStore
 
@@ -60,7 +60,8 @@ def render(data: ReportData) -> str:
         "recall": selection_plots.coverage(coverages, tasks, "recall", "top rows that are in"),
         "along": selection_plots.coverage(coverages, tasks, "influence", "mean z-score of the picks"),
         "confidence": selection_plots.confidence(sure) if sure else None,
-        "mixture": {arm.name: plots.mixture(arm.mixture, arm.losses) for arm in data.arms},
+        "mixture": {arm.name: training_plots.mixture(arm.mixture, arm.losses) for arm in data.arms},
+        "training": {arm.name: training_plots.details(arm.mixture) for arm in data.arms},
     }
     return environment.get_template("page.html").render(
         data=data,
@@ -69,6 +70,7 @@ def render(data: ReportData) -> str:
         headline=headline(data),
         claim=spread_sentence(data.analysis["spread"]),
         results=[_result_rows(table) for table in data.comparison.tables],
+        left_out={arm.name: training_plots.left_out(arm.mixture) for arm in data.arms},
         average=AVERAGE,
         trained=set(described),
         doubtful=DOUBTFUL,

@@ -20,6 +20,7 @@ from flows.report.data import Arm, Pick, ReportData, read_losses, read_shares
 from flows.report.figures import label_ends, new_figure, thinned
 from flows.report.page import CODE, headline, render
 from flows.store import StageOutput
+from tests.flows.step_records import step_records
 
 EVIL = "<script>alert('source')</script>"
 # what a browser would fetch: attributes that load something, and the style sheet's own ways
@@ -109,14 +110,7 @@ def report_data(tmp_path, source="trivia", compared=None, **changes):
             ],
             analysis=method_analysis(name),
             confidence=(np.array([1.0, 0.3, 0.0]), np.array([True, False, False])) if name == "bids" else None,
-            mixture=[
-                {
-                    "step": step,
-                    "temperature": 5.0 if step < 2 else 1.0,
-                    "trained_tokens": {source: 10, "maths & more": 5},
-                }
-                for step in range(4)
-            ],
+            mixture=step_records(4, source),
             losses=[(1, 2.5), (4, 2.1)],
         )
         for name in ("bids", "random")

@@ -71,7 +71,7 @@ def _rows(axis: Axes, records: Records, names: Sequence[str]) -> None:
     axis.set_yticks(at, [short(name, 18) for name in names])
     axis.invert_yaxis()
     axis.set(xlabel="share of the run", title="Drawn, trained, weight")
-    axis.legend(frameon=False, fontsize=7, loc="lower right")
+    axis.legend(frameon=False, fontsize=7, loc="upper left", bbox_to_anchor=(1.0, 1.0))
 
 
 def _epochs(axis: Axes, records: Records, names: Sequence[str]) -> None:

@@ -15,13 +15,13 @@ import argparse
 import contextlib
 import io
 import json
-import resource
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections import defaultdict
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -44,7 +44,7 @@ POOL, STEPS, MAX_LENGTH = 128, 400, 256
 REWEIGHTING = ReweightingSettings(burn_in=0.0)
 ARMS: dict[str, dict] = {
     "plain, 128": {},
-    "+ mixture": {"cooldown": True},
+    "+ mixture (other rows)": {"cooldown": True},
     "+ reweighting": {"reweighting": REWEIGHTING},
     "+ coreset 64 of 128, random": {"coreset": CoresetSettings(feature="random")},
     "+ coreset 64 of 128, spsa m = 1": {"coreset": CoresetSettings(feature="spsa")},
@@ -86,15 +86,15 @@ class Stepper:
         self.optimizer = torch.optim.AdamW([p for p in trainer.model.parameters() if p.requires_grad], lr=1e-3)
         trainer.state.global_step = 0
 
-    def __call__(self) -> float:
-        begun = time.perf_counter()
+    def __call__(self, clock: Callable[[], float] = time.perf_counter) -> float:
+        begun = clock()
         self.trainer.training_step(self.trainer.model, {"step": self.step})
         torch.nn.utils.clip_grad_norm_(self.trainer.model.parameters(), 1.0)
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.step += 1
         self.trainer.state.global_step = self.step
-        return time.perf_counter() - begun
+        return clock() - begun
 
 
 def times(rows: list[Encoded], rounds: int) -> dict[str, list[float]]:
@@ -102,7 +102,9 @@ def times(rows: list[Encoded], rounds: int) -> dict[str, list[float]]:
     seconds: dict[str, list[float]] = defaultdict(list)
     overhead: dict[str, list[float]] = defaultdict(list)
     for k in range(rounds + 1):
-        for name, arm in arms.items():
+        order = list(arms)
+        for name in order[k % len(order) :] + order[: k % len(order)]:  # no arm always follows the same one
+            arm = arms[name]
             arm.trainer.seconds.clear()
             took = arm()
             if k:  # the first step allocates
@@ -154,7 +156,9 @@ def memory_of(arm: str) -> None:
     stepper = Stepper(make_trainer(longest, **ARMS[arm]))
     before = psutil.Process().memory_info().rss
     stepper()
-    print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before) / 2**20)
+    # not getrusage: its peak starts at what the parent held when it forked
+    peak = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+    print(int(peak.split()[1]) / 2**10 - before / 2**20)
 
 
 def table(rows: list[Encoded], rounds: int) -> None:
@@ -204,7 +208,7 @@ def heldout(rows: list[Encoded], steps: int) -> None:
         for name, parts in arms.items():
             stepper, spent, curve = Stepper(make_trainer(train, seed=seed, steps=steps, **parts)), 0.0, []
             for k in range(steps):
-                spent += stepper()
+                spent += stepper(time.process_time) / torch.get_num_threads()  # whatever else runs beside
                 if (k + 1) % max(1, steps // 6) == 0:
                     curve.append((spent, unseen_loss(stepper.trainer, unseen)))
             curves[name].append(curve)

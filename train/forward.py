@@ -7,7 +7,8 @@ is. Loss kernels that fuse head and cross-entropy give no loss per example and a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -39,3 +40,19 @@ def batch_losses(
     finally:
         handle.remove()
     return mean_by_example(logits[0], targets[owners, columns], owners, len(rows))[0]
+
+
+@contextmanager
+def frozen_evaluation(model: torch.nn.Module) -> Iterator[None]:
+    """Evaluation mode, and no parameter asks for a gradient; both as before afterwards."""
+    was_training = model.training
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    model.eval()
+    for parameter in parameters:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in parameters:
+            parameter.requires_grad_(True)
+        model.train(was_training)

@@ -39,7 +39,8 @@ def faults(error: ValidationError) -> str:
 class Settings(BaseModel):
     """Base of every settings model: unknown keys are errors, values do not change after validation."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    # infinity is a temperature, and plain JSON would write it as null
+    model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="constants")
 
 
 class LoraSettings(Settings):

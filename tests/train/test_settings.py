@@ -70,3 +70,10 @@ def test_every_field_is_described():
     nested = (LoraSettings, OptimizerSettings, MixtureSettings, ReweightingSettings, CoresetSettings)
     for model in nested:
         assert all(field.description for field in model.model_fields.values())
+
+
+def test_infinite_temperatures_survive_the_job_file():
+    job = TrainJob(
+        **JOB, mixture=MixtureSettings(start=float("inf")), reweighting=ReweightingSettings(temperature=float("inf"))
+    )
+    assert TrainJob.model_validate_json(job.model_dump_json()) == job

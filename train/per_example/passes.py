@@ -21,7 +21,6 @@ import torch
 
 from train import forward
 from train.encoding import Encoded
-from train.models import trainable
 from train.per_example.taps import Tap, UnsupportedParameterError
 from train.settings import Precision
 
@@ -91,25 +90,18 @@ def graph_from_adapters(model: Any, taps: Mapping[str, Tap]) -> Iterator[None]:
 
     So the backward pass forms activation gradients only, and none below the first tapped layer.
     """
-    was_training = model.training
-    parameters = list(trainable(model).values())
 
     def start(_module: torch.nn.Module, _inputs: tuple, output: torch.Tensor) -> None:
         if not output.requires_grad:
             output.requires_grad_(True)
 
     handles = [tap.module.register_forward_hook(start) for tap in taps.values()]
-    model.eval()
-    for parameter in parameters:
-        parameter.requires_grad_(False)
     try:
-        yield
+        with forward.frozen_evaluation(model):
+            yield
     finally:
         for handle in handles:
             handle.remove()
-        for parameter in parameters:
-            parameter.requires_grad_(True)
-        model.train(was_training)
 
 
 def batch_losses(

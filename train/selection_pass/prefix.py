@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from train.encoding import Encoded, token_budget_batches
-from train.forward import batch_losses
+from train.forward import batch_losses, frozen_evaluation
 from train.settings import Precision
 
 TOKENS_PER_BATCH = 8192
@@ -75,7 +75,7 @@ class SelectionPass:
     def batches(self, rows: Sequence[Encoded]) -> Iterator[tuple[list[int], Callable[[], torch.Tensor]]]:
         """(positions, replay) of each batch; `replay()` is the (b,) float32 losses of these rows, from the layer on."""
         lower = self.value_map.layers[: self.value_map.index]
-        with _evaluation(self.model):
+        with frozen_evaluation(self.model):
             for positions in token_budget_batches([len(row.input_ids) for row in rows], self.tokens_per_batch):
                 batch = [rows[i] for i in positions]
                 with _answering(lower, self._prefix(batch) if lower else None):
@@ -131,19 +131,3 @@ def _answering(layers: Sequence[torch.nn.Module], output: Any) -> Iterator[None]
             del layer.forward
             if before is not None:
                 layer.forward = before
-
-
-@contextmanager
-def _evaluation(model: torch.nn.Module) -> Iterator[None]:
-    """Evaluation mode, and no parameter asks for a gradient."""
-    was_training = model.training
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    model.eval()
-    for parameter in parameters:
-        parameter.requires_grad_(False)
-    try:
-        yield
-    finally:
-        for parameter in parameters:
-            parameter.requires_grad_(True)
-        model.train(was_training)

@@ -40,7 +40,8 @@ from train.models import (
 from train.moments import SaveMoments
 from train.resume import drop_incomplete, last_checkpoint
 from train.settings import MIXTURE_LOG, TrainJob, faults
-from train.trainer import BalancedTrainer, TrainingError
+from train.setup_checks import TrainingError
+from train.trainer import BalancedTrainer
 
 RESUME, TENSORBOARD = "resume", "tensorboard"
 LOGGED, SAVED = 50, 10  # times a run

@@ -23,6 +23,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from transformers import Trainer
 
 from train.core import CoreChooser, StepCore, whole_pool
+from train.coreset.composition import floor_share
 from train.encoding import Encoded, collate
 from train.forward import batch_losses
 from train.losses import per_example_loss
@@ -30,15 +31,12 @@ from train.mixture import MixtureSampler
 from train.resume import read_state, refuse_changes, write_state
 from train.selection_pass import SelectionPass
 from train.settings import CoresetSettings, ReweightingSettings
+from train.setup_checks import TrainingError, refuse_what_cannot_work
 from train.sharing import share_by_tokens
 from train.step_log import StepLog, TrainedStep
 from train.weighing import GatherSet, Weigher, loss_coefficients
 
 MAX_LOST_STEPS = 10
-
-
-class TrainingError(ValueError):
-    """A training run that cannot go on as configured."""
 
 
 class PlannedSteps(IterableDataset):
@@ -94,7 +92,7 @@ class BalancedTrainer(Trainer):
         super().__init__(train_dataset=PlannedSteps(self), data_collator=self._collate, **kwargs)
         self.args.ignore_data_skip = True
         self.micro_batch_size = self._own_accumulation(micro_batch_size)
-        self._refuse_what_cannot_work(coreset)
+        refuse_what_cannot_work(self, coreset)
         self.step_log = StepLog(log_path if self.is_world_process_zero() else None)
         self.chooser = self._chooser(coreset, seed) if coreset else None
 
@@ -115,31 +113,6 @@ class BalancedTrainer(Trainer):
             )
         self.accelerator.gradient_accumulation_steps = 1
         return per_device
-
-    def _refuse_what_cannot_work(self, coreset: CoresetSettings | None) -> None:
-        world = self.args.world_size
-        if self.args.use_liger_kernel:
-            raise TrainingError("use_liger_kernel fuses head and loss, which leaves no loss per example; switch it off")
-        if self.mixture.pool_size % world:
-            raise TrainingError(
-                f"batch_size {self.mixture.pool_size} cannot be split over {world} processes; make it a multiple"
-            )
-        if coreset and (self.is_fsdp_enabled or self.is_deepspeed_enabled):
-            raise TrainingError(
-                "coreset replays one layer, which FSDP and DeepSpeed keep in pieces; use plain processes, or switch "
-                "coreset off"
-            )
-        core = int(coreset.ratio * self.mixture.pool_size) if coreset else self.mixture.pool_size
-        if core < world:
-            raise TrainingError(f"coreset leaves {core} examples for {world} processes; raise ratio or batch_size")
-        if self.is_deepspeed_enabled and self.micro_batch_size:
-            raise TrainingError("DeepSpeed steps at every backward pass; leave micro_batch_size unset with it")
-        by_micro_batch = self.reweighting and self.reweighting.scope == "micro"
-        if by_micro_batch and core % (world * (self.micro_batch_size or 1)):
-            raise TrainingError(
-                f"reweighting.scope micro needs whole micro-batches on every process: {core} examples are no multiple "
-                f"of {world} process(es) x {self.micro_batch_size or 1}"
-            )
 
     def _chooser(self, coreset: CoresetSettings, seed: int) -> CoreChooser:
         selection = None
@@ -176,7 +149,7 @@ class BalancedTrainer(Trainer):
         if self.chooser is None:
             return whole_pool(pool)
         # one micro-batch is the whole step: its own forward pass tells the losses, and kept rows need no other
-        size = int(self.chooser.settings.ratio * pool.size)
+        size = floor_share(self.chooser.settings.ratio, pool.size)
         at_hand = self.micro_batch_size is None or size <= self.micro_batch_size
         return self.chooser.choose(step, pool, with_losses=needs_losses and not at_hand)
 

@@ -16,7 +16,8 @@ from train.encoding import IGNORED, Encoded
 from train.mixture import ConstantSchedule, MixtureSampler
 from train.models import trainable
 from train.settings import MIXTURE_LOG, CoresetSettings, LoraSettings, OptimizerSettings, ReweightingSettings
-from train.trainer import BalancedTrainer, TrainingError
+from train.setup_checks import TrainingError, refuse_what_cannot_work
+from train.trainer import BalancedTrainer
 
 ROWS = make_rows(16)
 MASKED = [Encoded(f"masked-{i}", "a", [3, 4, 5], [IGNORED] * 3) for i in range(4)]
@@ -118,7 +119,7 @@ def test_coreset_is_refused_where_layers_are_in_pieces(tmp_path, kind, feature):
     trainer = make_trainer(tmp_path)
     setattr(trainer, kind, True)
     with pytest.raises(TrainingError, match="FSDP and DeepSpeed keep in pieces"):
-        trainer._refuse_what_cannot_work(CoresetSettings(feature=feature))
+        refuse_what_cannot_work(trainer, CoresetSettings(feature=feature))
 
 
 def test_named_small_sources_are_always_kept(tmp_path):

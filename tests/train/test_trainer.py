@@ -22,7 +22,8 @@ from train.encoding import IGNORED, Encoded
 from train.mixture import ConstantSchedule, MixtureSampler
 from train.models import trainable
 from train.settings import MIXTURE_LOG, CoresetSettings, ReweightingSettings
-from train.trainer import BalancedTrainer, TrainingError
+from train.setup_checks import TrainingError
+from train.trainer import BalancedTrainer
 from train.weighing import loss_coefficients
 
 ROWS = make_rows(16)

@@ -167,6 +167,16 @@ def test_epoch_cap_example():
     np.testing.assert_allclose(expected_epochs(D, taus, 111), (1.547050, 4.451653, 22.778458), atol=1e-6)
 
 
+def test_infinite_temperature_is_one_stretch_so_the_cap_takes_no_domain_away():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        segments = segment_probabilities(D, [math.inf] * 6 + [1.0] * 6, 10, max_epochs=4)
+    assert [(s.start, s.stop) for s in segments] == [(0, 6), (6, 12)]
+    flat = segment_probabilities(D, [1e12] * 6 + [1.0] * 6, 10, max_epochs=4)
+    np.testing.assert_allclose(segments[0].probabilities, flat[0].probabilities, atol=1e-9)
+    assert segments[0].probabilities[2] > 0.05  # (4 - 60 / 111) / 60
+
+
 def test_infeasible_cap_names_the_smallest_that_works():
     with pytest.raises(MixtureError, match="at least 2;"):
         segment_probabilities(D, [5.0, 1.0], 111, max_epochs=1.5)

@@ -50,7 +50,8 @@ def segment_probabilities(
     """
     array = checked_sizes(sizes)
     steps = np.asarray(taus, dtype=np.float64)
-    edges = [0, *(np.flatnonzero(np.diff(steps)) + 1).tolist(), steps.size]
+    changes = np.flatnonzero(steps[1:] != steps[:-1])  # by comparison: a difference of two infinities is no number
+    edges = [0, *(changes + 1).tolist(), steps.size]
     spans = list(pairwise(edges))
     measured = array if measures is None else checked_sizes(measures)
     wanted = {tau: temperature_probabilities(measured, tau) for tau in dict.fromkeys(steps.tolist())}

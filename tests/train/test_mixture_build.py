@@ -1,14 +1,18 @@
-"""train.mixture.build and .clusters: the sampler that settings ask for, and domains where the data has none."""
+"""train.mixture.build: the sampler that settings ask for, and what is said before the first step."""
 
 import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from tests.tiny import PAD, make_base, make_rows
-from train.hidden_states import unit_vectors
-from train.mixture import MixtureError, temperature_probabilities, unimax_probabilities
-from train.mixture.build import build_sampler, epochs_note
-from train.mixture.clusters import cluster_domains
+from train.mixture import (
+    ConstantSchedule,
+    MixtureError,
+    MixtureSampler,
+    build_sampler,
+    epochs_note,
+    temperature_probabilities,
+    unimax_probabilities,
+)
 from train.settings import MixtureSettings
 
 SIZES = [100, 10, 1]
@@ -23,6 +27,17 @@ def build(total: int = 10, **settings):
 
 def taus(sampler) -> list[float]:
     return [sampler.tau(t) for t in range(sampler.total_steps)]
+
+
+@pytest.mark.filterwarnings("ignore:step .* draws")
+def test_no_settings_are_a_proportional_shuffle():
+    plain = MixtureSampler(DOMAINS, 10, 10, ConstantSchedule(1.0), 1)
+    told = build(start=1.0, end=1.0)
+    none = build()
+    for t in range(10):
+        expected = plain.plan(t).tobytes()
+        assert none.plan(t).tobytes() == told.plan(t).tobytes() == expected
+    assert none.state_dict() == plain.state_dict()
 
 
 def test_schedules():
@@ -48,6 +63,22 @@ def test_static_probabilities():
         build(schedule="static", probabilities={"a": 0.5, "d": 0.5})
 
 
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"schedule": "static", "probabilities": {"a": -0.5, "b": 1.0}}, "of a is -0.5; it must be finite"),
+        ({"schedule": "static", "probabilities": {"a": float("nan")}}, "of a is nan; it must be finite"),
+        ({"schedule": "static", "probabilities": {"a": 0.0}}, "all 0; give at least one domain"),
+        ({"schedule": "linear", "start": float("inf")}, "from inf to 1 needs finite temperatures; use steps"),
+        ({"schedule": "steps", "steps": [(0.1, 5.0)]}, "must start at progress 0"),
+        ({"start": 5.0, "max_epochs": 0.5}, r"max_epochs 0.5 is infeasible: 100 draws from 111 .* at least 0.900901"),
+    ],
+)
+def test_what_the_data_or_the_run_cannot_give_is_refused(settings, message):
+    with pytest.raises(MixtureError, match=message):
+        build(**settings)
+
+
 def test_scalarization_draws_proportionally_and_weighs():
     sampler = build(mode="scalarization", start=2.0, end=2.0)
     np.testing.assert_allclose(sampler.probabilities(0), temperature_probabilities(SIZES, 1))
@@ -57,6 +88,15 @@ def test_scalarization_draws_proportionally_and_weighs():
 def test_sizes_in_tokens():
     sampler = build(start=1.0, size_unit="tokens")
     np.testing.assert_allclose(sampler.probabilities(0), np.array([200, 50, 50]) / 300)
+    shuffled = build(mode="none", size_unit="tokens")
+    np.testing.assert_array_equal(shuffled.probabilities(0), temperature_probabilities(SIZES, 1))
+
+
+def test_every_setting_reaches_the_sampler():
+    capped = build(max_epochs=4.0, rounding="carry")
+    assert capped.expected_epochs().max() == pytest.approx(4.0)
+    counts = sum(capped.counts(t) for t in range(10))
+    np.testing.assert_allclose(counts, capped.expected_epochs() * SIZES, atol=1)
 
 
 @pytest.mark.parametrize(
@@ -77,25 +117,6 @@ def test_settings_that_contradict_each_other(settings, message):
 def test_repeated_domains_are_told():
     (line,) = epochs_note(build(start=5.0))
     assert line.startswith("domain c (1 rows) will be seen 10.") and "max_epochs" in line
+    first, second = epochs_note(build(50, start=5.0))
+    assert first.startswith("domain c") and second.startswith("domain b")
     assert epochs_note(build(max_epochs=4.0)) == []
-
-
-def test_clusters_find_blobs_by_size_and_repeat():
-    rng = np.random.default_rng(0)
-    centres = np.eye(3)[[0] * 60 + [1] * 100 + [2] * 40]
-    vectors = (centres + rng.normal(scale=0.05, size=centres.shape)).astype(np.float32)
-    labels = cluster_domains(vectors, 3, seed=5)
-    assert labels == ["cluster-01"] * 60 + ["cluster-00"] * 100 + ["cluster-02"] * 40
-    assert cluster_domains(vectors, 3, seed=5) == labels
-    assert set(cluster_domains(vectors[:50], 8, seed=0)) == {"cluster-00"}  # too few rows for more
-    vectors[7] = np.nan
-    with pytest.raises(MixtureError, match=r"rows \[7\]"):
-        cluster_domains(vectors, 3, seed=5)
-
-
-def test_vectors_are_means_over_a_rows_own_tokens():
-    model, rows = make_base(), make_rows(6)
-    together = unit_vectors(model, rows, PAD, pooling="mean")
-    alone = np.concatenate([unit_vectors(model, [row], PAD, pooling="mean") for row in rows])
-    np.testing.assert_allclose(together, alone, atol=1e-6)
-    np.testing.assert_allclose(np.linalg.norm(together, axis=1), 1, atol=1e-6)

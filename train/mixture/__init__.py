@@ -1,5 +1,7 @@
 """How often each domain is drawn: temperature probabilities, Cooldown, the epoch cap and the exact sampler."""
 
+from train.mixture.build import build_sampler, epochs_note
+from train.mixture.clusters import cluster_domains
 from train.mixture.probabilities import (
     MixtureError,
     scalarization_weights,
@@ -22,7 +24,10 @@ __all__ = [
     "Schedule",
     "Segment",
     "StepSchedule",
+    "build_sampler",
     "carry_counts",
+    "cluster_domains",
+    "epochs_note",
     "expected_epochs",
     "scalarization_weights",
     "schedule_taus",

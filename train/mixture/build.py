@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from train.mixture.probabilities import MixtureError, unimax_probabilities
 from train.mixture.sampler import MixtureSampler
 from train.mixture.schedules import ConstantSchedule, CooldownSchedule, LinearSchedule, Schedule, StepSchedule
-from train.settings import MixtureSettings
+
+if TYPE_CHECKING:  # the settings import the coreset, which draws with this package's generators
+    from train.settings import MixtureSettings
 
 MANY_EPOCHS = 4  # above this, fine-tuning is likely to memorise a domain
 
@@ -41,7 +44,8 @@ def build_sampler(
         mode=settings.mode,
         static=static,
         rounding=settings.rounding,
-        row_sizes=tokens if settings.size_unit == "tokens" else None,
+        # mode none is a shuffle, in which every row counts alike
+        row_sizes=tokens if settings.size_unit == "tokens" and settings.mode != "none" else None,
     )
 
 
@@ -77,8 +81,8 @@ def epochs_note(sampler: MixtureSampler) -> list[str]:
     """One line for every domain that will be repeated more than is good for it."""
     epochs = sampler.expected_epochs()
     return [
-        f"domain {sampler.names[k]} ({sampler.sizes[k]} rows) will be seen {epochs[k]:.1f} times; lower "
-        "mixture.max_epochs or its temperature"
+        f"domain {sampler.names[k]} ({sampler.sizes[k]} rows) will be seen {epochs[k]:.1f} times; "
+        "lower mixture.max_epochs, its share or optimizer.epochs"
         for k in np.argsort(-epochs, kind="stable")
         if epochs[k] > MANY_EPOCHS * (1 + 1e-9)
     ]

@@ -18,10 +18,14 @@ def cluster_domains(vectors: np.ndarray, count: int, seed: int) -> list[str]:
     """A label for each of (N, H) float32 vectors: `cluster-00` is the largest, ties by the lowest row.
 
     Fewer than `count` clusters where there are fewer than 39 rows for each, or where some come out empty. The same
-    vectors and seed give the same labels. Raises `MixtureError` where a vector is not finite.
+    vectors and seed give the same labels. Raises `MixtureError` where there is no row or a vector is not finite.
     """
     import faiss
 
+    if vectors.ndim != 2 or not vectors.size:
+        raise MixtureError(f"vectors has shape {vectors.shape}; give one vector per row, at least one row")
+    if count < 1:
+        raise MixtureError(f"clusters is {count}; it must be at least 1")
     bad = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
     if bad.size:
         raise MixtureError(f"rows {bad[:5].tolist()} have no finite vector, so they cannot be clustered; remove them")

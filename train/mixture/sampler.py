@@ -1,6 +1,6 @@
 """The sampler: which rows each optimizer step draws, exact to less than one example per domain and step.
 
-Counts come from systematic rounding of B * p (categorical draws would scatter by sqrt(B p (1 - p))) and rows from one
+Counts come from rounding B * p (categorical draws would scatter by sqrt(B p (1 - p))) and rows from one
 permutation per domain and epoch, so every row of a domain is seen once before any is seen twice. A plan depends only on
 seed, settings and step, never on the number of ranks. Cost: 8 bytes per row for its permutation, well under a
 millisecond per step; loading a state replays the counts of the steps before it (about 0.1 ms each).
@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from train.mixture.domains import domain_codes, domain_measures, static_vector
 from train.mixture.generators import keyed_generator
 from train.mixture.probabilities import MixtureError, scalarization_weights
 from train.mixture.rounding import ROUNDINGS, carry_counts, systematic_counts
@@ -64,13 +65,10 @@ class MixtureSampler:
             schedule = ConstantSchedule(1.0)
         if (schedule is None) == (static is None):
             raise MixtureError("give either a schedule or static probabilities, not both and not neither")
-        self.names, self.codes = _domain_codes(domains)
+        self.names, self.codes = domain_codes(domains)
         self.rows = [np.flatnonzero(self.codes == k) for k in range(len(self.names))]
         self.sizes = np.array([rows.size for rows in self.rows], dtype=np.int64)
-        measure = np.ones(len(self.codes)) if row_sizes is None else np.asarray(row_sizes, dtype=np.float64)
-        if measure.shape != self.codes.shape:
-            raise MixtureError(f"row_sizes has shape {measure.shape}; give one size for each of {self.codes.size} rows")
-        self.measures = np.bincount(self.codes, weights=measure)
+        self.measures = self.sizes.astype(np.float64) if row_sizes is None else domain_measures(row_sizes, self.codes)
         self.pool_size, self.total_steps, self.seed, self.mode = int(pool_size), int(total_steps), int(seed), mode
         if schedule is not None:
             self._taus = schedule_taus(schedule, total_steps)
@@ -78,7 +76,7 @@ class MixtureSampler:
             self.segments = segment_probabilities(self.sizes, drawn_at, self.pool_size, max_epochs, self.measures)
         elif static is not None:
             self._taus = schedule_taus(lambda progress: float("nan"), total_steps)
-            whole_run = Segment(0, self.total_steps, float("nan"), _static_vector(static, self.names))
+            whole_run = Segment(0, self.total_steps, float("nan"), static_vector(static, self.names))
             self.segments = cap_segments(self.sizes.astype(np.float64), [whole_run], self.pool_size, max_epochs)
         self._segment_of = np.repeat(np.arange(len(self.segments)), [s.stop - s.start for s in self.segments])
         self._carried = None
@@ -147,7 +145,7 @@ class MixtureSampler:
     def counts(self, t: int) -> NDArray[np.int64]:
         """Examples (K,) of each domain in the pool of step t; depends on t and the settings only."""
         if self._carried is not None:
-            return self._carried[self._checked_step(t)]
+            return self._carried[self._checked_step(t)].copy()
         u = keyed_generator(self.seed, "counts", t).random()
         return systematic_counts(self.probabilities(t), self.pool_size, u)
 
@@ -275,23 +273,3 @@ class MixtureSampler:
 
 def _size(domains: Mapping[str, Any], name: str) -> int | None:
     return domains[name]["size"] if name in domains else None
-
-
-def _domain_codes(domains: Sequence[str]) -> tuple[tuple[str, ...], NDArray[np.int64]]:
-    bad = next((i for i, label in enumerate(domains) if not isinstance(label, str)), None)
-    if bad is not None:
-        raise MixtureError(f"row {bad}: domain is {domains[bad]!r}, not a text; fill the domain column")
-    if not len(domains):
-        raise MixtureError("domains is empty; the mixture needs at least one row")
-    names = tuple(sorted(set(map(str, domains))))
-    index = {name: k for k, name in enumerate(names)}
-    return names, np.fromiter((index[label] for label in domains), dtype=np.int64, count=len(domains))
-
-
-def _static_vector(static: Mapping[str, float], names: tuple[str, ...]) -> NDArray[np.float64]:
-    if set(static) != set(names):
-        raise MixtureError(f"static probabilities name {sorted(static)}, the data has {list(names)}; make them equal")
-    p = np.array([static[name] for name in names], dtype=np.float64)
-    if not np.isfinite(p).all() or (p < 0).any() or not p.any():
-        raise MixtureError("static probabilities must be finite, not negative and not all 0")
-    return p / p.sum()

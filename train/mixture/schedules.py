@@ -59,7 +59,10 @@ class LinearSchedule:
 
     def __post_init__(self) -> None:
         if float("inf") in (check_tau(self.start), check_tau(self.end)):
-            raise MixtureError("a linear schedule needs finite temperatures; use StepSchedule to reach infinity")
+            raise MixtureError(
+                f"a linear schedule from {self.start:g} to {self.end:g} needs finite temperatures; "
+                "use steps to reach infinity"
+            )
 
     def __call__(self, progress: float) -> float:
         return self.start + (self.end - self.start) * progress

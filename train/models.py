@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import importlib.util
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,13 @@ from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dic
 from peft.tuners.lora import LoraLayer
 from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
+from transformers.pytorch_utils import Conv1D
 
+from train.names import nearest
 from train.settings import LoraSettings
 
 ADAPTER_FILE = "adapter_model.safetensors"
+CHANGES_BASE = ("pissa", "olora")  # values of lora.init that take the adapter's start out of the base weights
 
 
 class ModelError(ValueError):
@@ -78,8 +82,10 @@ def _load_4bit(path: str) -> Any:
 def attach_lora(model: Any, settings: LoraSettings, seed: int) -> PeftModel:
     """Freeze `model` and add a fresh adapter, drawn from `seed`: A random and B zero, or as `settings.init` says.
 
-    PiSSA and OLoRA take the adapter's start out of the base weights, in place (`adapter_start`).
+    PiSSA and OLoRA take the adapter's start out of the base weights, in place (`adapter_start`); a base in bfloat16
+    rounds what is left of them, so that even a fresh adapter is that far from the base.
     """
+    _check_targets(model, settings)
     torch.manual_seed(seed)
     config = LoraConfig(
         r=settings.r,
@@ -93,19 +99,78 @@ def attach_lora(model: Any, settings: LoraSettings, seed: int) -> PeftModel:
         task_type="CAUSAL_LM",
     )
     try:
-        return get_peft_model(model, config)
+        adapted = get_peft_model(model, config)
     except ValueError as error:
-        raise ModelError(
-            f"lora.targets {settings.targets} name no linear map of this model: {error} "
-            "Use all-linear, or the names it has."
-        ) from error
+        raise _no_linear_map(settings, str(error).rstrip(".")) from error
+    except AttributeError as error:  # fused experts have no one `weight` to factor
+        if settings.init not in CHANGES_BASE:
+            raise
+        raise _no_start(settings, "fused experts", str(error)) from error
+    if settings.init in CHANGES_BASE:
+        _check_start(adapted, settings)
+    return adapted
+
+
+def _check_targets(model: Any, settings: LoraSettings) -> None:
+    """Every target names something; peft is content when one of them does."""
+    if settings.targets == "all-linear":
+        return
+    names = [name for name, _ in model.named_modules()]
+    for target in settings.targets:
+        if not any(f".{name}".endswith(f".{target}") for name in names):
+            last = {name.rpartition(".")[2] for name in names}
+            raise _no_linear_map(settings, f"there is no {target!r}{nearest(target, last)}")
+
+
+def _no_linear_map(settings: LoraSettings, reason: str) -> ModelError:
+    return ModelError(
+        f"lora.targets {settings.targets} name no linear map of this model: {reason}; "
+        "use all-linear, or the names it has"
+    )
+
+
+def _check_start(model: PeftModel, settings: LoraSettings) -> None:
+    """Every adapted map has a start that `save_adapter` can give back."""
+    shared = _with_shared_weights(model)
+    for name, layer in model.named_modules():
+        if not isinstance(layer, LoraLayer):
+            continue
+        if layer in shared:
+            raise _no_start(settings, name, "its weights are those of another layer too")
+        if "default" not in layer.lora_A:
+            raise _no_start(settings, name, "it is an embedding")
+        if settings.init == "olora" and isinstance(layer.get_base_layer(), Conv1D):
+            raise _no_start(settings, name, "it keeps its weights transposed, which peft's OLoRA overlooks")
+        down: Any = layer.lora_A["default"]
+        rank = len(down.weight)  # peft takes as many directions as there are
+        if rank < settings.r:
+            raise _no_start(settings, name, f"lora.r {settings.r} is more than the {rank} of its smaller side")
+
+
+def _no_start(settings: LoraSettings, name: str, reason: str) -> ModelError:
+    return ModelError(
+        f"lora.init {settings.init} cannot start on {name}: {reason}. "
+        "Change lora.targets or lora.r, or use lora.init: default."
+    )
+
+
+def _with_shared_weights(model: PeftModel) -> list[LoraLayer]:
+    """The adapted layers whose base weight is another layer's too, as that of a tied output head."""
+    uses = Counter(id(parameter) for _, parameter in model.named_parameters(remove_duplicate=False))
+    layers = [layer for layer in model.modules() if isinstance(layer, LoraLayer)]
+    return [layer for layer in layers if uses[id(getattr(layer.get_base_layer(), "weight", None))] > 1]
 
 
 def adapter_start(model: PeftModel, settings: LoraSettings) -> dict[str, torch.Tensor] | None:
     """What a fresh adapter took out of the base weights, by saved name; None where it took nothing."""
-    if settings.init not in ("pissa", "olora"):
+    if settings.init not in CHANGES_BASE:
         return None
-    return {name: value.detach().cpu().clone() for name, value in get_peft_model_state_dict(model).items()}
+    return {name: value.detach().cpu().clone() for name, value in _adapter_state(model).items()}
+
+
+def _adapter_state(model: PeftModel) -> dict[str, torch.Tensor]:
+    """By saved name, the adapter alone: peft would add the weights of an adapted output head."""
+    return get_peft_model_state_dict(model, save_embedding_layers=False)
 
 
 def save_adapter(model: PeftModel, folder: Path, start: dict[str, torch.Tensor] | None = None) -> None:
@@ -115,11 +180,11 @@ def save_adapter(model: PeftModel, folder: Path, start: dict[str, torch.Tensor] 
     makes a plain LoRA of twice the rank (arXiv 2404.02948, appendix), so that nobody needs the changed base.
     """
     if start is None:
-        model.save_pretrained(str(folder))
+        model.save_pretrained(str(folder), save_embedding_layers=False)
         return
     (scaling,) = {module.scaling["default"] for module in model.modules() if isinstance(module, LoraLayer)}
     joined = {}
-    for name, value in get_peft_model_state_dict(model).items():
+    for name, value in _adapter_state(model).items():
         a_side = "lora_A" in name
         parts = [value.detach().cpu(), start[name] if a_side else -start[name]]
         joined[name] = torch.cat(parts, dim=0 if a_side else 1).contiguous()
@@ -145,7 +210,10 @@ def trainable(model: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
 
 def save_merged(model: PeftModel, tokenizer: Any, folder: Path) -> None:
     """Write base + adapter as one plain model (evaluators that cannot take adapters need it). The adapter is merged in
-    place."""
+    place, into weights of its own where another layer shares them."""
+    for layer in _with_shared_weights(model):
+        base: Any = layer.get_base_layer()
+        base.weight = torch.nn.Parameter(base.weight.detach().clone(), requires_grad=False)
     merged = model.merge_and_unload()
     merged.save_pretrained(folder)
     tokenizer.save_pretrained(folder)

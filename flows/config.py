@@ -69,6 +69,11 @@ class WarmupSettings(Settings):
                 f"init {lora.init} changes the base weights, and influence is measured on the base itself; "
                 "use default or gaussian for the warmup"
             )
+        if lora.quantization != "none":
+            raise ValueError(
+                f"quantization {lora.quantization} rounds the base weights, and influence is measured on the base as it "
+                "is; use none for the warmup"
+            )
         return lora
 
 

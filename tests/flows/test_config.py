@@ -211,3 +211,10 @@ def test_a_missing_configuration_file(tmp_path):
     (tmp_path / "demo.yaml").write_text("")
     with pytest.raises(ConfigError, match=r"no such configuration file: .*dmo\.yaml, did you mean 'demo\.yaml'\?"):
         load_config(tmp_path / "dmo.yaml")
+
+
+@pytest.mark.parametrize("lora", [{"init": "pissa"}, {"init": "olora"}, {"quantization": "4bit"}])
+def test_warmup_keeps_the_base_that_influence_reads(raw, lora):
+    raw["warmup"] = {"lora": lora}
+    text = problems(raw)
+    assert "warmup.lora" in text and "for the warmup" in text

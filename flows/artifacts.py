@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import base64
 import re
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from prefect.artifacts import create_image_artifact, create_markdown_artifact, create_table_artifact
 
 from flows.config import RunConfig
-from flows.report import selection_plots
+from flows.report import selection_plots, training_plots
 from flows.report.data import read_analysis, read_mixture, read_shares
 from flows.stages.evaluation import read_results
 from flows.store import StageOutput
@@ -99,34 +98,29 @@ def _stability(analysis: Mapping) -> list[dict]:
 
 
 def training(config: RunConfig, name: str, output: StageOutput) -> None:
-    """What one fine-tuning run was trained on: rows and tokens per source, in the first and the second half."""
-    records = read_mixture(output.path)
-    halves = (records[: len(records) // 2], records[len(records) // 2 :])
-    tokens = [sum((Counter(record["trained_tokens"]) for record in half), Counter()) for half in halves]
-    drawn = sum((Counter(record["selected"]) for record in records), Counter())
-    epochs, losses = records[-1]["epochs"], [_mean_losses(half) for half in halves]
-    rows = [
-        {
-            "source": source,
-            "rows trained": count,
-            "tokens, first half": f"{tokens[0][source] / max(1, tokens[0].total()):.1%}",
-            "tokens, second half": f"{tokens[1][source] / max(1, tokens[1].total()):.1%}",
-            "passes": f"{epochs[source]:.2f}",
-            "loss, first half": losses[0].get(source, ""),
-            "loss, second half": losses[1].get(source, ""),
-        }
-        for source, count in drawn.most_common()
-    ]
-    _table(config, f"mixture-{name}", rows, f"Mixture over training on `{name}`")
+    """What one fine-tuning run was trained on, per source."""
+    _table(config, f"mixture-{name}", _mixture(read_mixture(output.path)), f"Mixture over training on `{name}`")
 
 
-def _mean_losses(records: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    """Mean loss of each source over some steps, as text."""
-    seen: dict[str, list[float]] = {}
-    for record in records:
-        for source, loss in record["loss"].items():
-            seen.setdefault(source, []).append(loss)
-    return {source: f"{sum(each) / len(each):.3f}" for source, each in seen.items()}
+def _mixture(records: Sequence[Mapping[str, Any]]) -> list[dict]:
+    """Rows and passes of each source, most trained first; tokens, weight and loss in the first and the second half."""
+    halves = {"first half": records[: len(records) // 2], "second half": records[len(records) // 2 :]}
+    trained = training_plots.totals(records, "selected")
+    epochs = records[-1]["epochs"]
+    rows: dict[str, dict] = {
+        source: {"source": source, "rows trained": trained[source], "passes": f"{epochs[source]:.2f}"}
+        for source in sorted(epochs, key=lambda source: (-trained[source], source))
+    }
+    for label, key in (("tokens", "trained_tokens"), ("weight", "weight_mass")):
+        for half, part in halves.items():
+            total = training_plots.totals(part, key)
+            for source, row in rows.items():
+                row[f"{label}, {half}"] = f"{total[source] / (total.total() or 1):.1%}"
+    for half, part in halves.items():
+        for source, row in rows.items():
+            loss = training_plots.mean_loss(part, [source])
+            row[f"loss, {half}"] = "" if loss is None else f"{loss:.3f}"
+    return list(rows.values())
 
 
 def evaluation(config: RunConfig, output: StageOutput) -> None:

@@ -25,6 +25,7 @@ STYLE: dict[Any, Any] = {
     "axes.titlelocation": "left",
     "xtick.color": "#444",
     "ytick.color": "#444",
+    "text.parse_math": False,  # names come from data: two dollar signs in one are no formula
     "svg.hashsalt": "equipoise",
     "svg.fonttype": "none",
 }

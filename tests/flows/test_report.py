@@ -270,6 +270,27 @@ def test_names_from_the_data_are_escaped_everywhere(tmp_path):
     assert page.count("&lt;script&gt;alert(&#39;source&#39;)&lt;/script&gt;") >= 4
 
 
+def test_dollar_signs_in_a_name_are_no_formula(tmp_path):
+    assert "cost $x^$ each" in "".join(Page(render(report_data(tmp_path, source="cost $x^$ each"))).text)
+
+
+def test_every_figure_has_a_name_for_who_cannot_see_it(tmp_path):
+    page = render(report_data(tmp_path, source=EVIL))
+    names = re.findall(r'<figure aria-label="([^"]+)">', page)
+    assert len(names) == page.count("<figure") == len(set(names))
+    assert "Loss of each domain, bids" in names
+
+
+def test_rows_and_steps_left_out_of_training_are_said_and_escaped(tmp_path):
+    data = report_data(tmp_path)
+    lost = step_records(4, skipped=True, ids=[EVIL, "r2", "r3", "r4"], losses=np.array([np.nan, 2.0, 3.0, 3.0]))
+    page = render(replace(data, arms=[replace(data.arms[0], mixture=lost)]))
+    text = "".join(Page(page).text)
+    assert "4 step(s) were skipped" in text and f"did not count there ({EVIL})" in text
+    assert "<script" not in page.lower()
+    assert "were skipped" not in render(data)
+
+
 def test_a_name_in_the_configuration_is_escaped(tmp_path):
     folder = tmp_path / "<img src=x onerror=alert(1)>"
     folder.mkdir()

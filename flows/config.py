@@ -71,8 +71,8 @@ class WarmupSettings(Settings):
             )
         if lora.quantization != "none":
             raise ValueError(
-                f"quantization {lora.quantization} rounds the base weights, and influence is measured on the base as it "
-                "is; use none for the warmup"
+                f"quantization {lora.quantization} rounds the base weights, and influence is measured on the base "
+                "as it is; use none for the warmup"
             )
         return lora
 

@@ -69,13 +69,17 @@ def details(records: Records) -> dict[str, str]:
 def left_out(records: Records) -> str:
     """A sentence on what the run could not train on; empty when nothing was lost."""
     skipped = [record["step"] for record in records if record["skipped"]]
-    rows = sorted({row for record in records for row in record["excluded"]})
     parts = []
     if skipped:
         parts.append(f"{len(skipped)} step(s) were skipped for lack of a finite loss or gradient, first {skipped[0]}")
-    if rows:
-        named = f"{', '.join(rows[:3])}{' …' if len(rows) > 3 else ''}"
-        parts.append(f"{len(rows)} row(s) had no finite loss at some step and did not count there ({named})")
+    for key, what in (
+        ("excluded", "had no finite loss at some step and did not count there"),
+        ("unranked", "could not be ranked by the coreset at some step and were not picked there"),
+    ):
+        rows = sorted({row for record in records for row in record.get(key, ())})
+        if rows:
+            named = f"{', '.join(rows[:3])}{' …' if len(rows) > 3 else ''}"
+            parts.append(f"{len(rows)} row(s) {what} ({named})")
     return "; ".join(parts)
 
 

@@ -179,3 +179,8 @@ def test_log_file_is_cut_back_to_a_checkpoint(tmp_path):
     assert [json.loads(line)["step"] for line in (tmp_path / "steps.jsonl").read_text().splitlines()] == [0, 1]
     with pytest.raises(ValueError, match="remove the checkpoints to start afresh"):
         log.restart(10**6)
+
+
+def test_rows_the_coreset_could_not_rank_are_told():
+    told = left_out(step_records(2, coreset=True, unranked=["r9"]))
+    assert told == "1 row(s) could not be ranked by the coreset at some step and were not picked there (r9)"

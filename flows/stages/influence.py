@@ -33,7 +33,15 @@ from train.settings import TrainJob
 SAMPLE, TRUST = "sample.parquet", "trust.json"
 FEATURES = "features"  # feature stores of all runs, beside the stages
 JOB, LOG = "job.json", "gradients.log"
-GRADIENT_CODE = ["train/encoding.py", "train/models.py", "train/losses.py", "train/per_example", "curate/influence"]
+GRADIENT_CODE = [
+    "train/encoding.py",
+    "train/forward.py",
+    "train/losses.py",
+    "train/models.py",
+    "train/moments.py",
+    "train/per_example",
+    "curate/influence",
+]
 
 
 def warmup(config: RunConfig, store: StageStore, encoded: StageOutput) -> StageOutput:

@@ -28,6 +28,7 @@ SIMILARITY_CODE = [
     "curate/selection/inputs.py",
     "curate/similarity",
     "train/encoding.py",
+    "train/hidden_states.py",
     "train/models.py",
     "train/moments.py",
     "flows/stages/similarity.py",

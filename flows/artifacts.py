@@ -14,6 +14,7 @@ from flows.report import selection_plots, training_plots
 from flows.report.data import read_analysis, read_mixture, read_shares
 from flows.stages.evaluation import read_results
 from flows.store import StageOutput
+from train.step_log import totals
 
 
 def _table(config: RunConfig, name: str, rows: list[dict], description: str) -> None:
@@ -105,7 +106,7 @@ def training(config: RunConfig, name: str, output: StageOutput) -> None:
 def _mixture(records: Sequence[Mapping[str, Any]]) -> list[dict]:
     """Rows and passes of each source, most trained first; tokens, weight and loss in the first and the second half."""
     halves = {"first half": records[: len(records) // 2], "second half": records[len(records) // 2 :]}
-    trained = training_plots.totals(records, "selected")
+    trained = totals(records, "selected")
     epochs = records[-1]["epochs"]
     rows: dict[str, dict] = {
         source: {"source": source, "rows trained": trained[source], "passes": f"{epochs[source]:.2f}"}
@@ -113,7 +114,7 @@ def _mixture(records: Sequence[Mapping[str, Any]]) -> list[dict]:
     }
     for label, key in (("tokens", "trained_tokens"), ("weight", "weight_mass")):
         for half, part in halves.items():
-            total = training_plots.totals(part, key)
+            total = totals(part, key)
             for source, row in rows.items():
                 row[f"{label}, {half}"] = f"{total[source] / (total.total() or 1):.1%}"
     for half, part in halves.items():

@@ -64,7 +64,7 @@ class WarmupSettings(Settings):
     @field_validator("lora")
     @classmethod
     def _starts_from_the_base(cls, lora: LoraSettings) -> LoraSettings:
-        if lora.init in ("pissa", "olora"):
+        if lora.changes_base:
             raise ValueError(
                 f"init {lora.init} changes the base weights, and influence is measured on the base itself; "
                 "use default or gaussian for the warmup"

@@ -21,7 +21,8 @@ from train.selection_pass import SelectionPass, directions, last_layer_features,
 from train.settings import CoresetSettings
 from train.sharing import share_by_tokens
 
-Combine = Callable[[torch.Tensor], torch.Tensor]  # sum over all processes
+# (this process's rows, their positions, how many there are in all) -> the rows of all processes
+Together = Callable[[torch.Tensor, NDArray[np.int64], int], torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -53,10 +54,10 @@ class CoreChooser:
         seed: int,
         process: int,
         processes: int,
-        combine: Combine,
+        together: Together,
     ) -> None:
         self.mixture, self.rows, self.selection = mixture, rows, selection
-        self.process, self.processes, self.combine = process, processes, combine
+        self.process, self.processes, self.together = process, processes, together
         self.settings = settings
         self.selector = CoresetSelector(
             ratio=settings.ratio,
@@ -112,11 +113,7 @@ class CoreChooser:
             features, losses = spsa_features(self.selection, part, self.along, self.settings.epsilon)
         else:
             features, losses = last_layer_features(self.selection, part)
-        if self.processes == 1:
-            return features, losses
-        everyone = torch.zeros(len(rows), features.shape[1] + 1)
-        everyone[torch.as_tensor(mine)] = torch.cat([features, losses[:, None]], dim=1)
-        everyone = self.combine(everyone)
+        everyone = self.together(torch.cat([features, losses[:, None]], dim=1), mine, len(rows))
         return everyone[:, :-1], everyone[:, -1]
 
 

@@ -24,7 +24,6 @@ from train.names import nearest
 from train.settings import LoraSettings
 
 ADAPTER_FILE = "adapter_model.safetensors"
-CHANGES_BASE = ("pissa", "olora")  # values of lora.init that take the adapter's start out of the base weights
 
 
 class ModelError(ValueError):
@@ -103,10 +102,10 @@ def attach_lora(model: Any, settings: LoraSettings, seed: int) -> PeftModel:
     except ValueError as error:
         raise _no_linear_map(settings, str(error).rstrip(".")) from error
     except AttributeError as error:  # fused experts have no one `weight` to factor
-        if settings.init not in CHANGES_BASE:
+        if not settings.changes_base:
             raise
         raise _no_start(settings, "fused experts", str(error)) from error
-    if settings.init in CHANGES_BASE:
+    if settings.changes_base:
         _check_start(adapted, settings)
     return adapted
 
@@ -163,7 +162,7 @@ def _with_shared_weights(model: PeftModel) -> list[LoraLayer]:
 
 def adapter_start(model: PeftModel, settings: LoraSettings) -> dict[str, torch.Tensor] | None:
     """What a fresh adapter took out of the base weights, by saved name; None where it took nothing."""
-    if settings.init not in CHANGES_BASE:
+    if not settings.changes_base:
         return None
     return {name: value.detach().cpu().clone() for name, value in _adapter_state(model).items()}
 

@@ -26,7 +26,7 @@ def checkpoint_steps(total_steps: int, count: int) -> list[int]:
 
 
 def checkpoint_folders(output: Path) -> list[Path]:
-    """The folders that `SaveMoments` left in `output`, first to last."""
+    """The checkpoints in `output`, first to last, whether `SaveMoments` left them or the Trainer."""
     return sorted(output.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
 
 

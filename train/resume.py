@@ -17,6 +17,8 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
+from train.moments import checkpoint_folders
+
 STATE_FILE = "balance.json"
 ARRAYS_FILE = "balance.safetensors"
 FORMAT = 1
@@ -28,13 +30,13 @@ class ResumeError(ValueError):
 
 def last_checkpoint(folder: Path) -> Path | None:
     """The newest complete checkpoint under `folder`, or None."""
-    complete = [path.parent for path in folder.glob(f"checkpoint-*/{STATE_FILE}")]
-    return max(complete, key=lambda path: int(path.name.split("-")[1]), default=None)
+    complete = [path for path in checkpoint_folders(folder) if (path / STATE_FILE).exists()]
+    return complete[-1] if complete else None
 
 
 def drop_incomplete(folder: Path) -> None:
     """Remove what a kill in the middle of a save left behind."""
-    for path in folder.glob("checkpoint-*"):
+    for path in checkpoint_folders(folder):
         if not (path / STATE_FILE).exists():
             shutil.rmtree(path)
 

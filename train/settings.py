@@ -65,14 +65,19 @@ class LoraSettings(Settings):
 
     @model_validator(mode="after")
     def _start_fits(self) -> Self:
-        if self.init in ("pissa", "olora") and self.dora:
+        if self.changes_base and self.dora:
             raise ValueError(
                 f"init {self.init} and dora: what {self.init} takes out of the base cannot be given back "
                 "as a plain adapter once magnitudes are trained; choose one"
             )
-        if self.init in ("pissa", "olora") and self.quantization != "none":
+        if self.changes_base and self.quantization != "none":
             raise ValueError(f"init {self.init} changes the base weights, which 4-bit storage rounds; choose one")
         return self
+
+    @property
+    def changes_base(self) -> bool:
+        """Whether `init` takes the adapter's start out of the base weights."""
+        return self.init in ("pissa", "olora")
 
     def adapts(self, name: str) -> bool:
         """Whether linear maps of this name get an adapter."""
@@ -210,6 +215,10 @@ class CoresetSettings(Settings):
         0.0, ge=0, description="power of a pick's cluster size in its weight; 0: uniform weights, as published"
     )
 
+    def core_size(self, pool_size: int) -> int:
+        """Examples trained of a pool."""
+        return floor_share(self.ratio, pool_size)
+
 
 class TrainingParts(Settings):
     """How to train, whatever on; the parts are checked against each other here, for a job and for a whole run."""
@@ -227,7 +236,7 @@ class TrainingParts(Settings):
     @model_validator(mode="after")
     def _parts_fit_together(self) -> Self:
         batch = self.optimizer.batch_size
-        core = floor_share(self.coreset.ratio, batch) if self.coreset else batch
+        core = self.coreset.core_size(batch) if self.coreset else batch
         if core < 1:
             raise ValueError("coreset.ratio x optimizer.batch_size leaves no example to train on; raise one of them")
         if self.reweighting and core == 1:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from train.coreset.composition import floor_share
 from train.settings import CoresetSettings
 
 if TYPE_CHECKING:
@@ -32,7 +31,7 @@ def refuse_what_cannot_work(trainer: BalancedTrainer, coreset: CoresetSettings |
             "coreset replays one layer, which FSDP and DeepSpeed keep in pieces; use plain processes, or switch "
             "coreset off"
         )
-    core = floor_share(coreset.ratio, trainer.mixture.pool_size) if coreset else trainer.mixture.pool_size
+    core = coreset.core_size(trainer.mixture.pool_size) if coreset else trainer.mixture.pool_size
     if core < world:
         raise TrainingError(f"coreset leaves {core} examples for {world} processes; raise ratio or batch_size")
     if trainer.is_deepspeed_enabled and trainer.micro_batch_size:

@@ -121,6 +121,14 @@ class StepLog:
         return summary(window) if window else {}
 
 
+def totals(records: Sequence[Mapping[str, Any]], key: str) -> Counter[str]:
+    """A key's values per domain, over these steps."""
+    total: Counter[str] = Counter()
+    for record in records:
+        total.update(record[key])
+    return total
+
+
 def summary(records: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     """`mixture/temperature`, `share_pool/DOMAIN`, `loss/DOMAIN`, ... over some steps; sums where a count is meant."""
     last = records[-1]
@@ -128,9 +136,7 @@ def summary(records: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     if last["temperature"] is not None:
         flat["mixture/temperature"] = last["temperature"]
     for kind in SHARES:
-        total: Counter[str] = Counter()
-        for record in records:
-            total.update(record[kind])
+        total = totals(records, kind)
         whole = sum(total.values()) or 1
         flat |= {f"share_{kind}/{name}": value / whole for name, value in sorted(total.items())}
     flat |= {f"epochs/{name}": value for name, value in last["epochs"].items()}

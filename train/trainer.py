@@ -23,14 +23,13 @@ from torch.utils.data import DataLoader, IterableDataset
 from transformers import Trainer
 
 from train.core import CoreChooser, StepCore, whole_pool
-from train.coreset.composition import floor_share
 from train.encoding import Encoded, collate
 from train.forward import batch_losses
 from train.losses import per_example_loss
 from train.mixture import MixtureSampler
 from train.resume import read_state, refuse_changes, write_state
 from train.selection_pass import SelectionPass
-from train.settings import CoresetSettings, ReweightingSettings
+from train.settings import CoresetSettings, Precision, ReweightingSettings
 from train.setup_checks import TrainingError, refuse_what_cannot_work
 from train.sharing import share_by_tokens
 from train.step_log import StepLog, TrainedStep
@@ -118,10 +117,10 @@ class BalancedTrainer(Trainer):
         selection = None
         if coreset.feature != "random":
             half = self.accelerator.mixed_precision in ("bf16", "fp16")
-            precision = "bfloat16" if half else "float32"
-            selection = SelectionPass(self._inner_model(), self._pad_id(), precision)  # type: ignore[arg-type]
+            precision: Precision = "bfloat16" if half else "float32"
+            selection = SelectionPass(self._inner_model(), self._pad_id(), precision)
         process, processes = self.args.process_index, self.args.world_size
-        return CoreChooser(coreset, self.mixture, self.rows, selection, seed, process, processes, self._sum)
+        return CoreChooser(coreset, self.mixture, self.rows, selection, seed, process, processes, self._together)
 
     def get_train_dataloader(self) -> DataLoader:
         # a generator of its own: the loader draws a number when it starts, which would shift dropout after a resume
@@ -149,7 +148,7 @@ class BalancedTrainer(Trainer):
         if self.chooser is None:
             return whole_pool(pool)
         # one micro-batch is the whole step: its own forward pass tells the losses, and kept rows need no other
-        size = floor_share(self.chooser.settings.ratio, pool.size)
+        size = self.chooser.settings.core_size(pool.size)
         at_hand = self.micro_batch_size is None or size <= self.micro_batch_size
         return self.chooser.choose(step, pool, with_losses=needs_losses and not at_hand)
 
@@ -188,6 +187,7 @@ class BalancedTrainer(Trainer):
         count = len(core.rows)
         weights, coefficients, losses = np.zeros(count), np.zeros(count), np.full(count, np.nan)
         rounds = [self._micro_batches(share) for share in shares]
+        domain_weights = self.mixture.domain_weights(step)
         for k in range(len(rounds[0])):
             together = np.concatenate([micro[k] for micro in rounds])
             mine = rounds[self.args.process_index][k]
@@ -195,7 +195,6 @@ class BalancedTrainer(Trainer):
                 at_hand = self._losses(model, core.rows[mine])
                 losses[together] = self._everyone(at_hand.detach(), mine, count)[together]
                 part = examples.part(together)
-                domain_weights = self.mixture.domain_weights(step)
                 weights[together] = self.weigher.weights(step, part, domain_weights, losses[together])
                 scale = len(together) / count
                 coefficients[together] = scale * loss_coefficients(weights[together], part.tokens, self.reduction)
@@ -290,12 +289,13 @@ class BalancedTrainer(Trainer):
         return [positions[i : i + size] for i in range(0, len(positions), size)]
 
     def _everyone(self, mine: torch.Tensor, positions: NDArray[np.int64], count: int) -> NDArray[np.float64]:
-        """(count,) values of all processes from each one's own, which stand at `positions`."""
-        values = torch.zeros(count, dtype=torch.float64)
-        values[torch.as_tensor(positions)] = mine.cpu().double()
-        return self._sum(values).numpy()
+        """(count,) float64 values of all processes."""
+        return self._together(mine.double(), positions, count).numpy()
 
-    def _sum(self, values: torch.Tensor) -> torch.Tensor:
+    def _together(self, mine: torch.Tensor, positions: NDArray[np.int64], count: int) -> torch.Tensor:
+        """(count, ...) rows of all processes, on the CPU, from each one's own, which stand at `positions`."""
+        values = torch.zeros(count, *mine.shape[1:], dtype=mine.dtype)
+        values[torch.as_tensor(positions)] = mine.cpu()
         if self.args.world_size == 1:
             return values
         return self.accelerator.reduce(values.to(self.args.device), "sum").cpu()

@@ -6,7 +6,6 @@ means over stretches of the run, so an hour's log draws as fast as a minute's.""
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
@@ -15,9 +14,10 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from flows.report.figures import COLOURS, GREY, new_figure, short, styled, to_svg
+from train.mixture.build import MANY_EPOCHS
+from train.step_log import totals
 
 WINDOWS = 20  # stretches a curve is drawn from
-REPEATED = 4  # passes after which fine-tuning is likely to memorise
 SHOWN_BARS = 20  # domains with a bar of their own
 SHOWN_VALUES = 6  # temperatures written above the mixture
 OTHERS = "#d5d8dc"
@@ -95,14 +95,6 @@ def mean_loss(records: Records, names: Iterable[str]) -> float | None:
     return sum(loss * count for loss, count in terms) / rows if rows else None
 
 
-def totals(records: Records, key: str) -> Counter[str]:
-    """A key's values per domain, over these steps."""
-    total: Counter[str] = Counter()
-    for record in records:
-        total.update(record[key])
-    return total
-
-
 def _temperatures(axis: Axes, records: Records) -> None:
     """The temperature's values above the panel; a dashed line where it jumps."""
     changes = [r["step"] for before, r in pairwise(records) if r["temperature"] != before["temperature"]]
@@ -156,8 +148,8 @@ def _bars(records: Records) -> str:
         repeats = right.barh(np.arange(len(names)), [passes[name] for name in names], height=0.6, color=COLOURS[2])
         right.bar_label(repeats, fmt=lambda n: f"{n:.1f}" if n >= 1 else f"{n:.2g}", fontsize=7, padding=2, bbox=PLATE)
         _domains(right, names)
-        if max(passes.values()) >= REPEATED:
-            right.axvline(REPEATED, **MARK)
+        if max(passes.values()) >= MANY_EPOCHS:
+            right.axvline(MANY_EPOCHS, **MARK)
         right.margins(x=0.1)
         right.set(xlabel="passes over the domain", title=f"Passes{_cut(names, passes, 'most repeated')}")
         return to_svg(figure)

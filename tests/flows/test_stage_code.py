@@ -1,4 +1,4 @@
-"""The code that a stage's key covers: what its listed files compute with must be listed too, or stale output is read."""
+"""The code that a stage's key covers: what the listed files compute with is listed too, or stale output would be read."""
 
 import ast
 from pathlib import Path

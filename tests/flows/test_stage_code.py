@@ -1,4 +1,4 @@
-"""The code that a stage's key covers: what the listed files compute with is listed too, or stale output would be read."""
+"""A stage's key covers the code it computes with: a file left out of the list would let stale output be read."""
 
 import ast
 from pathlib import Path

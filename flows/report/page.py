@@ -9,15 +9,19 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from eval.compare import AVERAGE, MetricTable
+from eval.compare import AVERAGE
 from flows.config import RunConfig
-from flows.report import plots, selection_plots, training_plots
+from flows.report import results, selection_plots, training_plots
 from flows.report.data import Arm, ReportData, read_report
 from flows.store import StageOutput, StageStore
 
 REPORT_FILE = "report.html"
 # of a folder the store hashes the Python files only
-CODE = ("flows/report", "flows/report/page.html", "flows/report/page.css", "eval/compare.py")
+CODE = (
+    "flows/report",
+    *(f"flows/report/{name}" for name in ("page.html", "evaluation.html", "page.css")),
+    "eval/compare.py",
+)
 SHOWN_ROWS = 8
 DOUBTFUL = 0.5  # below it a task's ranking owes more to which targets were drawn than to the task
 
@@ -55,7 +59,7 @@ def render(data: ReportData) -> str:
         "shares": selection_plots.source_shares({arm.name: arm.shares for arm in data.arms}),
         "influence": selection_plots.influence_heat_map(data.analysis["influence_by_source"]),
         "balance": selection_plots.balance(data.analysis["spread"]["methods"], tasks),
-        "evaluation": [plots.evaluation(table) for table in data.comparison.tables],
+        "evaluation": [results.figure_of(table) for table in data.comparison.tables],
         "utility": {arm.name: _utility(arm, tasks) for arm in data.arms if arm.analysis["utility"]["curve"]},
         "recall": selection_plots.coverage(coverages, tasks, "recall", "top rows that are in"),
         "along": selection_plots.coverage(coverages, tasks, "influence", "mean z-score of the picks"),
@@ -67,9 +71,9 @@ def render(data: ReportData) -> str:
         data=data,
         config=data.config,
         figures=_safe(figures),
-        headline=headline(data),
+        headline=results.headline(data.comparison),
         claim=spread_sentence(data.analysis["spread"]),
-        results=[_result_rows(table) for table in data.comparison.tables],
+        results=[results.result_rows(table) for table in data.comparison.tables],
         left_out={arm.name: training_plots.left_out(arm.mixture) for arm in data.arms},
         average=AVERAGE,
         trained=set(described),
@@ -80,27 +84,6 @@ def render(data: ReportData) -> str:
         total_seconds=sum(output.seconds for output in data.stages.values()),
         style=Markup((Path(__file__).parent / "page.css").read_text()),
     )
-
-
-def headline(data: ReportData) -> list[str]:
-    """What came of it in a sentence per metric and method; a difference whose interval contains zero is not called a
-    win."""
-    sentences = []
-    for table in data.comparison.tables:
-        control = table.controls[-1] if table.controls else None
-        for model in table.models:
-            if control is None or model in table.controls:
-                continue
-            found = [table.difference(model, control, name) for name in table.capabilities]
-            counts = Counter(d.verdict for d in found)
-            average = table.difference(model, control, AVERAGE)
-            sentences.append(
-                f"{table.metric.name.capitalize()}: {model} against {control} is better on {counts['better']}, worse "
-                f"on {counts['worse']} and not clearly different on {counts['no clear difference']} of {len(found)} "
-                f"capabilities; on average {average.verdict} "
-                f"({average.interval.mean:+.3f}, interval {average.interval.low:+.3f} to {average.interval.high:+.3f})."
-            )
-    return sentences
 
 
 def spread_sentence(spread: Mapping) -> str | None:
@@ -126,26 +109,6 @@ def _ratio(value: float | None) -> str:
 def _utility(arm: Arm, tasks: Sequence[str]) -> str:
     utility = arm.analysis["utility"]
     return selection_plots.utility(utility["curve"], len(arm.tasks), utility["suggested"]["rows"], arm.tasks, tasks)
-
-
-def _result_rows(table: MetricTable) -> dict:
-    control = table.controls[-1] if table.controls else None
-    judged = [m for m in table.models if control and m not in table.controls]
-    names = [*table.capabilities, AVERAGE]
-    return {
-        "metric": table.metric,
-        "models": table.models,
-        "judged": judged,
-        "control": control,
-        "rows": [
-            {
-                "name": name,
-                "cells": [table.cell(model, name) for model in table.models],
-                "differences": [table.difference(model, str(control), name) for model in judged],
-            }
-            for name in names
-        ],
-    }
 
 
 def _safe(figures: object) -> object:

@@ -18,7 +18,8 @@ from eval.compare import ACCURACY, BITS_PER_BYTE, compare
 from flows.config import validate
 from flows.report.data import Arm, Pick, ReportData, read_losses, read_shares
 from flows.report.figures import label_ends, new_figure, thinned
-from flows.report.page import CODE, headline, render
+from flows.report.page import CODE, render
+from flows.report.results import headline
 from flows.store import StageOutput
 from tests.flows.step_records import step_records
 
@@ -302,7 +303,7 @@ def test_a_name_in_the_configuration_is_escaped(tmp_path):
 @pytest.mark.parametrize("shift", [0.2, -0.2])
 def test_the_headline_counts_only_clear_differences(tmp_path, metric, shift):
     compared = comparison(metric, shift)
-    (sentence,) = headline(report_data(tmp_path, compared=compared))
+    (sentence,) = headline(compared)
     difference = compared.tables[0].difference("bids", "random", "code").interval
     assert difference.low <= 0 <= difference.high
     clear = "better on 1, worse on 0" if (shift > 0) == metric.higher_is_better else "better on 0, worse on 1"
@@ -314,7 +315,7 @@ def test_an_interval_with_zero_in_it_is_never_called_better(tmp_path):
     compared = comparison(shift=0.0)
     data = report_data(tmp_path, compared=compared)
     assert {d.verdict for d in compared.tables[0].differences} == {"no clear difference"}
-    (sentence,) = headline(data)
+    (sentence,) = headline(data.comparison)
     assert "is better on 0, worse on 0 and not clearly different on 2 of 2" in sentence
     assert "on average no clear difference (" in sentence
     cells = re.findall(r'<span class="(\w+)">[+-]\d', render(data))
@@ -325,7 +326,7 @@ def test_an_interval_with_zero_in_it_is_never_called_better(tmp_path):
 def test_without_a_control_nothing_is_claimed(tmp_path):
     compared = compare([(ACCURACY, {"bids": scores(0.0)})], [], resamples=200, seed=1)
     data = report_data(tmp_path, compared=compared)
-    assert headline(data) == []
+    assert headline(data.comparison) == []
     assert "Nothing was compared: there is no control." in render(data)
 
 

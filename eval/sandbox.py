@@ -331,7 +331,22 @@ class _Watch:
             report = json.loads(line) if line.endswith(b"}") else {}
             if "child-pid" in report and self.first is None:
                 self.first = int(report["child-pid"])
-                self.first_handle = os.pidfd_open(self.first)
+                self.first_handle = self._handle(self.first)
+
+    def _handle(self, pid: int) -> int | None:
+        """A handle on the first process, unless it has ended and its number may be another's."""
+        try:
+            handle = os.pidfd_open(pid)
+        except ProcessLookupError:
+            return None
+        try:
+            parent = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+        except OSError:
+            parent = 0
+        if parent == self.process.pid:
+            return handle
+        os.close(handle)
+        return None
 
     @property
     def exit_code(self) -> int | None:
@@ -347,6 +362,7 @@ class _Watch:
             with suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self.first_handle, signal.SIGKILL)
             os.close(self.first_handle)
+        if self.first_handle is not None or self.exit_code is not None:
             with suppress(subprocess.TimeoutExpired):  # bwrap ends when the first process has, and that one ends last
                 self.process.wait(timeout=30)
         self.process.kill()

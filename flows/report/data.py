@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 
+from curate.records import Example, Message
 from curate.selection.explain import SourceShare, source_shares
 from eval.compare import Comparison
 from flows.config import RunConfig
+from flows.report.browser import MAX_ROWS, by_rank
 from flows.stages.analysis import ANALYSIS, confidence_file, neighbours_file
 from flows.stages.data import AUDIT, POOL, REJECTED, REMOVED
 from flows.stages.evaluation import ENGINE, read_results
@@ -20,8 +23,6 @@ from flows.stages.influence import TRUST
 from flows.stages.selection import SELECTION
 from flows.store import StageOutput
 from train.settings import MIXTURE_LOG
-
-SHOWN_PICKS = 5
 
 
 @dataclass(frozen=True)
@@ -40,8 +41,8 @@ class Pick:
 
 @dataclass(frozen=True, eq=False)
 class Arm:
-    """One selection method: its shares, winning tasks by rank, first picks, what the analysis says, mixture log and
-    loss curve. confidence: as `read_confidence` gives it."""
+    """One selection method: its shares, winning tasks and picks by rank, what the analysis says, mixture log and loss
+    curve. confidence: as `read_confidence` gives it."""
 
     name: str
     shares: list[SourceShare]
@@ -56,7 +57,7 @@ class Arm:
 @dataclass(frozen=True, eq=False)
 class ReportData:
     """Everything on the page. analysis: `analysis.json` of the run, with what holds for all methods; trust: what is
-    known of the influence scores themselves."""
+    known of the influence scores themselves; conversations: by id, those of the picks that the page may show."""
 
     config: RunConfig
     stages: Mapping[str, StageOutput]
@@ -68,6 +69,7 @@ class ReportData:
     audit: dict
     rejected: list[dict]
     removed: list[dict]
+    conversations: Mapping[str, Example] = field(default_factory=dict)
 
 
 def read_shares(clean: Path, selection: Path) -> list[SourceShare]:
@@ -102,22 +104,26 @@ def read_confidence(analysis: Path, method: str) -> tuple[np.ndarray, np.ndarray
     return table["share"].to_numpy(), table["selected"].to_numpy()
 
 
-def read_picks(selection: Path, analysis: Path, method: str, count: int = SHOWN_PICKS) -> list[Pick]:
-    """The first `count` picks with their reasons."""
-    rows = pq.read_table(selection / SELECTION).slice(0, count).to_pylist()
-    shares = pq.read_table(analysis / confidence_file(method)).to_pydict()
+def read_picks(selection: Path, analysis: Path, method: str) -> list[Pick]:
+    """All picks by rank with their reasons."""
+    shares = pq.read_table(analysis / confidence_file(method), columns=["id", "share"]).to_pydict()
     share_of = dict(zip(shares["id"], shares["share"], strict=True))
-    near = {row["id"]: row for row in pq.read_table(analysis / neighbours_file(method)).slice(0, count).to_pylist()}
-    return [
-        Pick(
-            **{name: row[name] for name in ("id", "source", "target", "task", "utility")},
-            share=share_of[row["id"]],
-            neighbours=list(zip(near[row["id"]]["neighbours"], near[row["id"]]["similarity"], strict=True))
-            if row["id"] in near
-            else [],
-        )
-        for row in rows
-    ]
+    near = {
+        row["id"]: list(zip(row["neighbours"], row["similarity"], strict=True))
+        for row in pq.read_table(analysis / neighbours_file(method)).to_pylist()
+    }
+    columns = ["id", "source", "target", "task", "utility"]
+    rows = pq.read_table(selection / SELECTION, columns=columns).to_pylist()
+    return [Pick(**row, share=share_of[row["id"]], neighbours=near.get(row["id"], [])) for row in rows]
+
+
+def read_conversations(clean: Path, arms: Sequence[Arm]) -> dict[str, Example]:
+    """The rows of the cleaned pool that the list of picks can show, by id; the rest of a large pool is not read."""
+    wanted = list({pick.id: None for _, _, pick in islice(by_rank(arms), MAX_ROWS)})
+    rows = pq.read_table(clean / POOL, filters=[("id", "in", wanted)]).to_pylist() if wanted else []
+    return {
+        row["id"]: Example(**{**row, "messages": tuple(Message(**turn) for turn in row["messages"])}) for row in rows
+    }
 
 
 def read_report(config: RunConfig, stages: Mapping[str, StageOutput]) -> ReportData:
@@ -152,4 +158,5 @@ def read_report(config: RunConfig, stages: Mapping[str, StageOutput]) -> ReportD
         audit=json.loads((stages["encode"].path / AUDIT).read_text()),
         rejected=pq.read_table(stages["ingest"].path / REJECTED).to_pylist(),
         removed=pq.read_table(clean / REMOVED).to_pylist(),
+        conversations=read_conversations(clean, arms),
     )

@@ -4,6 +4,7 @@ inline SVG that is the same bytes for the same values."""
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -49,10 +50,13 @@ def new_figure(
 
 
 def to_svg(figure: Figure) -> str:
+    """The figure as an SVG element; without metadata, and without the names of its groups, which every figure of a
+    page would share."""
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None}, transparent=True)
     text = buffer.getvalue()
-    return text[text.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>\s*", "", text[text.index("<svg") :], flags=re.DOTALL)
+    return re.sub(r'<g id="[^"]*"', "<g", text)
 
 
 def short(name: str, length: int = 26) -> str:

@@ -1,7 +1,14 @@
-"""The report stage: fill the page's template with tables and figures. Data is escaped; only our own SVG is not."""
+"""The report stage: fill the page's templates with tables and figures into one file that needs nothing else.
+
+Data is escaped by the templates, and as JSON by `browser`; only our own SVG, style and scripts go in as they are. A
+content policy names our scripts by their hash and allows no request at all, so that a mistake in the escaping still
+could not run or fetch anything. Drawing takes a few seconds, most of them matplotlib's.
+"""
 
 from __future__ import annotations
 
+import hashlib
+from base64 import b64encode
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,18 +18,23 @@ from markupsafe import Markup
 
 from eval.compare import AVERAGE
 from flows.config import RunConfig
-from flows.report import results, selection_plots, training_plots
+from flows.report import browser, layout, results, row_flow, selection_plots, summary, training_plots
 from flows.report.data import Arm, ReportData, read_report
 from flows.store import StageOutput, StageStore
 
 REPORT_FILE = "report.html"
+TEMPLATES = ("page.html", "sections.html", "evaluation.html", "browser.html")
+STYLE = "page.css"
+SCRIPTS = ("page.js", "browser.js")
 # of a folder the store hashes the Python files only
 CODE = (
     "flows/report",
-    *(f"flows/report/{name}" for name in ("page.html", "evaluation.html", "page.css")),
+    *(f"flows/report/{name}" for name in (*TEMPLATES, STYLE, *SCRIPTS)),
+    "curate/records.py",
     "eval/compare.py",
 )
 SHOWN_ROWS = 8
+SHOWN_PICKS = 5
 DOUBTFUL = 0.5  # below it a task's ranking owes more to which targets were drawn than to the task
 
 
@@ -43,8 +55,9 @@ def report(config: RunConfig, store: StageStore, stages: Mapping[str, StageOutpu
 
 def render(data: ReportData) -> str:
     """The page as one HTML text without references to anything outside it."""
+    folder = Path(__file__).parent
     environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
+        loader=FileSystemLoader(folder),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -55,7 +68,10 @@ def render(data: ReportData) -> str:
     described = {arm.name: arm.analysis for arm in data.arms}
     coverages = {name: found["coverage"] for name, found in described.items()}
     sure = {arm.name: arm.confidence for arm in data.arms if arm.confidence is not None}
+    flow = row_flow.read_flow(data.stages, [arm.name for arm in data.arms])
+    picks = browser.embed(data.arms, data.conversations, data.config.selection.include)
     figures = {
+        "flow": row_flow.figure_of(flow) if flow.steps else None,
         "shares": selection_plots.source_shares({arm.name: arm.shares for arm in data.arms}),
         "influence": selection_plots.influence_heat_map(data.analysis["influence_by_source"]),
         "balance": selection_plots.balance(data.analysis["spread"]["methods"], tasks),
@@ -67,22 +83,38 @@ def render(data: ReportData) -> str:
         "mixture": {arm.name: training_plots.mixture(arm.mixture, arm.losses) for arm in data.arms},
         "training": {arm.name: training_plots.details(arm.mixture) for arm in data.arms},
     }
+    body, contents = layout.arrange(
+        environment.get_template("sections.html").render(
+            data=data,
+            config=data.config,
+            figures=_safe(figures),
+            flow=flow,
+            headline=results.headline(data.comparison),
+            claim=spread_sentence(data.analysis["spread"]),
+            results=[results.result_rows(table) for table in data.comparison.tables],
+            left_out={arm.name: training_plots.left_out(arm.mixture) for arm in data.arms},
+            average=AVERAGE,
+            trained=set(described),
+            doubtful=DOUBTFUL,
+            agreement=_agreement(data.trust["checkpoints"]),
+            shown=SHOWN_ROWS,
+            shown_picks=SHOWN_PICKS,
+            picks=picks,
+            removed_counts=Counter((row["filter"], row["source"]) for row in data.removed),
+        )
+    )
+    scripts = [(folder / name).read_text(encoding="utf-8") for name in SCRIPTS]
     return environment.get_template("page.html").render(
-        data=data,
         config=data.config,
-        figures=_safe(figures),
-        headline=results.headline(data.comparison),
-        claim=spread_sentence(data.analysis["spread"]),
-        results=[results.result_rows(table) for table in data.comparison.tables],
-        left_out={arm.name: training_plots.left_out(arm.mixture) for arm in data.arms},
-        average=AVERAGE,
-        trained=set(described),
-        doubtful=DOUBTFUL,
-        agreement=_agreement(data.trust["checkpoints"]),
-        shown=SHOWN_ROWS,
-        removed_counts=Counter((row["filter"], row["source"]) for row in data.removed),
+        sentence=summary.sentence(data),
+        key_figures=summary.key_figures(data),
         total_seconds=sum(output.seconds for output in data.stages.values()),
-        style=Markup((Path(__file__).parent / "page.css").read_text()),
+        contents=[(entry.address, Markup(entry.title)) for entry in contents],
+        body=Markup(body),
+        picks=Markup(picks.json),
+        scripts=[Markup(script) for script in scripts],
+        hashes=[Markup(_hash(script)) for script in scripts],
+        style=Markup((folder / STYLE).read_text(encoding="utf-8")),
     )
 
 
@@ -109,6 +141,11 @@ def _ratio(value: float | None) -> str:
 def _utility(arm: Arm, tasks: Sequence[str]) -> str:
     utility = arm.analysis["utility"]
     return selection_plots.utility(utility["curve"], len(arm.tasks), utility["suggested"]["rows"], arm.tasks, tasks)
+
+
+def _hash(script: str) -> str:
+    """A script's name in the content policy."""
+    return f"'sha256-{b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"
 
 
 def _safe(figures: object) -> object:

@@ -31,6 +31,7 @@ CODE = (
     "flows/report",
     *(f"flows/report/{name}" for name in (*TEMPLATES, STYLE, *SCRIPTS)),
     "curate/records.py",
+    "curate/selection/inputs.py",
     "eval/compare.py",
 )
 SHOWN_ROWS = 8

@@ -121,6 +121,7 @@ def utility(
                 va="top",
                 fontsize=8,
                 color="#444",
+                bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.6},  # it may cross the other's line
             )
         left.set(xlabel="rank of the pick", ylabel="utility", title="What each pick adds (dashed: beyond the budget)")
         kept = thinned(len(won))

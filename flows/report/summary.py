@@ -55,19 +55,19 @@ def outcomes(comparison: Comparison, model: str) -> list[KeyFigure]:
     tables than are shown."""
     tables = [table for table in comparison.tables if _control(table, model)]
     ordered = sorted(tables, key=lambda table: not table.metric.higher_is_better)[:SHOWN_OUTCOMES]
-    return [_outcome(table, model) for table in ordered]
+    return [_outcome(table, model, comparison.confidence) for table in ordered]
 
 
-def _outcome(table: MetricTable, model: str) -> KeyFigure:
-    control = _control(table, model)
-    found = table.difference(model, str(control), AVERAGE)
+def _outcome(table: MetricTable, model: str, confidence: float) -> KeyFigure:
+    control = str(_control(table, model))
+    found = table.difference(model, control, AVERAGE)
     clear = found.verdict != NO_CLEAR_DIFFERENCE
-    low, high = found.interval.low, found.interval.high
+    better = "higher" if table.metric.higher_is_better else "lower"
     return KeyFigure(
-        name=f"{table.metric.name}, {model} − {control}",
-        value=f"{found.interval.mean:+.3f}",
-        detail=f"{found.verdict}; interval {low:+.3f} to {high:+.3f}, average of {len(table.capabilities)} "
-        f"capabilities, {'higher' if table.metric.higher_is_better else 'lower'} is better",
+        name=f"{model} against {control}: {table.metric.name} ({better} is better)",
+        value=_signed(found.interval.mean),
+        detail=f"{found.verdict}: average of {len(table.capabilities)} capabilities, {confidence:.0%} interval "
+        f"{_signed(found.interval.low)} to {_signed(found.interval.high)}",
         tone=found.verdict if clear else "unclear",
     )
 
@@ -83,6 +83,10 @@ def _rows(data: ReportData) -> tuple[int, int]:
     """Rows in the cleaned pool and in the first method's selection."""
     shares = data.arms[0].shares
     return sum(share.pool for share in shares), sum(share.selected for share in shares)
+
+
+def _signed(value: float) -> str:
+    return f"{value:+.3f}".replace("-", "−")
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -143,6 +143,8 @@ def test_text_in_figures_is_readable_on_a_phone(opened):
 
 def test_a_phone_scrolls_down_only(opened):
     page, _ = opened(PHONE)
+    page.locator("summary").click()
+    page.wait_for_timeout(200)
     assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
     wide = page.locator(".box").evaluate_all("all => all.filter((box) => box.scrollWidth > box.clientWidth + 1)")
     assert wide  # what is wider scrolls in its own box, and a keyboard reaches it

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from html.parser import HTMLParser
 
@@ -79,8 +80,13 @@ def test_rows_and_bytes_are_capped_by_rank_and_the_page_says_so(tmp_path):
     small = embed(many, {}, max_bytes=3_000)
     assert 0 < small.shown < 80 and len(small.json.encode()) < 3_200
     assert json.loads(small.json)["picks"] == json.loads(embed(many, {}, max_rows=small.shown).json)["picks"]
-    page = render(replace(report_data(tmp_path), arms=arms(tmp_path, (1_500, 1_500))))
-    assert "the first 2,000 of 3,000 picks" in " ".join(page.split())
+
+
+def test_a_large_selection_still_makes_a_small_page(tmp_path):
+    long = {f"row-{k}": conversation(f"row-{k}", answer="<code> " * 1_000) for k in range(1_500)}
+    page = render(replace(report_data(tmp_path), arms=arms(tmp_path, (1_500, 1_500)), conversations=long))
+    assert re.search(r"the first [\d,]+ of 3,000 picks", " ".join(page.split()))
+    assert 2_000_000 < len(page.encode()) < 5_000_000
 
 
 def test_a_long_conversation_is_cut_and_the_rest_counted(tmp_path):
@@ -118,7 +124,7 @@ def test_a_key_figure_is_coloured_only_when_its_interval_is_clear(shift):
     (figure,) = outcomes(comparison(shift=shift), "bids")
     assert figure.tone == ("better" if shift else "unclear")
     assert ("no clear difference" in figure.detail) == (not shift)
-    assert "interval" in figure.detail and figure.name == "accuracy, bids − random"
+    assert "interval" in figure.detail and figure.name == "bids against random: accuracy (higher is better)"
 
 
 def test_a_control_has_no_outcome_and_the_head_still_stands(tmp_path):

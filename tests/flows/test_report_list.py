@@ -7,15 +7,21 @@ import re
 from dataclasses import replace
 from html.parser import HTMLParser
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
+from curate.records import write_examples
 from curate.selection import METHODS
 from flows.report.browser import MAX_CHARACTERS, embed, safe_json
-from flows.report.data import Pick
+from flows.report.data import Pick, read_conversations, read_picks
 from flows.report.layout import arrange
 from flows.report.page import render
 from flows.report.reason_words import WORDS, ordinal, reason
 from flows.report.summary import key_figures, outcomes, sentence
+from flows.stages.analysis import confidence_file, neighbours_file
+from flows.stages.data import POOL
+from flows.stages.selection import SELECTION
 from tests.flows.report_values import comparison, conversation, report_data
 
 HOSTILE = "</script><script>alert(1)</script><!-- <script> ]]> &lt; \u2028\u2029 \\u003c \" ' 字 \x07"
@@ -94,6 +100,27 @@ def test_a_long_conversation_is_cut_and_the_rest_counted(tmp_path):
     (row,) = json.loads(embed(arms(tmp_path, (1, 0)), {"row-0": long}).json)["rows"]
     assert sum(len(text) for _, text in row["turns"]) == MAX_CHARACTERS
     assert row["left"] == 100
+
+
+def test_picks_and_their_texts_come_from_the_stages_files(tmp_path):
+    for name in ("clean", "select", "analysis"):
+        (tmp_path / name).mkdir()
+    write_examples(tmp_path / "clean" / POOL, [conversation(f"row-{k}") for k in range(9)])
+    order = {"id": ["row-7", "row-2"], "source": ["trivia"] * 2, "target": ["t1", None], "task": ["math", None]}
+    pq.write_table(pa.table({**order, "utility": [1.5, None]}), tmp_path / "select" / SELECTION)
+    shares = {"id": ["row-2", "row-7"], "share": [0.1, 0.9], "selected": [True, True]}
+    pq.write_table(pa.table(shares), tmp_path / "analysis" / confidence_file("bids"))
+    near = {"id": ["row-7"], "neighbours": [["row-2"]], "similarity": [[0.5]]}
+    pq.write_table(pa.table(near), tmp_path / "analysis" / neighbours_file("bids"))
+    picks = read_picks(tmp_path / "select", tmp_path / "analysis", "bids")
+    assert picks == [
+        Pick("row-7", "trivia", "t1", "math", 1.5, 0.9, [("row-2", 0.5)]),
+        Pick("row-2", "trivia", None, None, None, 0.1, []),
+    ]
+    (arm,) = arms(tmp_path, (1, 0))[:1]
+    found = read_conversations(tmp_path / "clean", [replace(arm, picks=picks)])
+    assert found == {name: conversation(name) for name in ("row-2", "row-7")}
+    assert read_conversations(tmp_path / "clean", [replace(arm, picks=[])]) == {}
 
 
 def test_every_method_has_words_for_its_reason():

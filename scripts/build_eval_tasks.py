@@ -25,11 +25,11 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import yaml
 
 from curate.cleaning.leakage import word_runs
 
 Row = dict[str, Any]
-Checks = Callable[[Row, dict[str, Any]], dict[str, Any]]  # of a row and its `extra`
 
 TAG = "equipoise_local"
 CHOICES, WRITTEN = "_local_choices", "_local_written"  # shared parts of the task files
@@ -62,126 +62,48 @@ def _mbpp(row: Row, extra: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def _program(row: Row, extra: dict[str, Any]) -> dict[str, Any]:
+    return {"answers": [row["target"]], "compare": "code"}
+
+
+CHECKS: dict[str, Callable[[Row, dict[str, Any]], dict[str, Any]]] = {  # of a row and its `extra`
+    "gold": _gold,
+    "program": _program,
+    "instructions": _instructions,
+    "humaneval": _humaneval,
+    "mbpp": _mbpp,
+}
+
+
 @dataclass(frozen=True)
 class Set:
-    """One file of the data and how it becomes a task. Without a scorer it is multiple choice."""
+    """One file of the data and how it becomes a task, as `eval_task_sets.yaml` explains."""
 
     file: str
-    what: str  # for the task file's first lines
+    what: str
     scorer: str | None = None
-    tokens: int = 0  # a written answer's length at most
-    ask: str = ""  # follows the prompt
-    before: str = ""  # stands before it
-    one_line: bool = False  # the answer ends with its first line
-    checks: Checks | None = None
-    leave_out: str | None = None  # a split that is for examples, not for scoring
+    tokens: int = 0
+    ask: str = ""
+    before: str = ""
+    one_line: bool = False
+    checks: str | None = None
+    leave_out: str | None = None
 
 
-_NUMBER = "The number that the answer ends with is compared."
-_SHORT = "\n\nAnswer with a few words and nothing else."
+_KNOWN = yaml.safe_load(Path(__file__).with_name("eval_task_sets.yaml").read_text(encoding="utf-8"))
+SETS = {name: Set(**fields) for name, fields in _KNOWN["sets"].items()}
+LEFT_OUT: dict[str, str] = _KNOWN["left_out"]
 
-SETS = {
-    "mmlu": Set("knowledge_mmlu", "Exam questions of 57 subjects with four answers (MMLU)", leave_out="dev"),
-    "openbookqa": Set("knowledge_openbookqa", "Elementary science questions with four answers (OpenBookQA)"),
-    "truthfulqa": Set(
-        "knowledge_truthfulqa", "Questions that many people answer wrongly, 2 to 12 answers (TruthfulQA)"
-    ),
-    "aqua": Set("math_aqua", "Algebra questions with five answers (AQuA-RAT)"),
-    "commonsenseqa": Set("reasoning_commonsenseqa", "Commonsense questions with five answers (CommonsenseQA)"),
-    "folio": Set("reasoning_folio", "Whether a conclusion follows from premises: True, False or Unknown (FOLIO)"),
-    "strategyqa": Set("reasoning_strategyqa", "Yes-or-no questions that need several facts (StrategyQA)"),
-    "xcopa": Set("multilingual_xcopa", "The likelier cause or effect of two, in 11 languages (XCOPA)"),
-    "gsm8k": Set("math_gsm8k", f"Grade-school word problems (GSM8K). {_NUMBER}", "numeric", 400),
-    "svamp": Set("math_svamp", f"One-step word problems (SVAMP). {_NUMBER}", "numeric", 256),
-    "mgsm": Set("multilingual_mgsm", f"GSM8K's problems in 10 languages (MGSM). {_NUMBER}", "numeric", 512),
-    "math500": Set(
-        "math_math500",
-        "Competition problems (MATH-500). The LaTeX in the answer's box is compared as mathematics.",
-        "math",
-        1024,
-        ask="\n\nPut the final answer in \\boxed{}.",
-    ),
-    "nq_open": Set(
-        "knowledge_nq_open",
-        "Questions that people asked a search engine (NQ-open). Compared with several gold answers.",
-        "match",
-        32,
-        _SHORT,
-        one_line=True,
-        checks=_gold,
-    ),
-    "afriqa": Set(
-        "multilingual_afriqa",
-        "Open questions in nine African languages (AfriQA). Compared with the gold answers.",
-        "match",
-        48,
-        _SHORT,
-        one_line=True,
-        checks=_gold,
-    ),
-    "xquad": Set(
-        "multilingual_xquad",
-        "Questions about a paragraph, in 12 languages (XQuAD). Compared with the gold answers.",
-        "match",
-        48,
-        "\n\nAnswer with a few words of the text and nothing else.",
-        one_line=True,
-        checks=_gold,
-    ),
-    "bbh": Set(
-        "reasoning_bbh",
-        "27 tasks that were hard for language models (BIG-Bench Hard). What follows `the answer is` is compared.",
-        "match",
-        512,
-        "\n\nEnd with a line that begins: The answer is",
-    ),
-    "conala": Set(
-        "code_conala",
-        "A line of Python for an intent (CoNaLa). Compared with the reference as a syntax tree.",
-        "match",
-        96,
-        "\n\nAnswer with one line of Python and nothing else.",
-        checks=lambda row, extra: {"answers": [row["target"]], "compare": "code"},
-    ),
-    "ifeval": Set(
-        "instruction_ifeval",
-        "Prompts with instructions that a program can verify (IFEval), by lm-eval's own checks.",
-        "instructions",
-        1280,
-        checks=_instructions,
-    ),
-    "humaneval": Set(
-        "code_humaneval",
-        "Functions from their head and documentation (HumanEval). The answer is run on hidden tests in the sandbox.",
-        "code",
-        400,
-        before="Complete this function. Answer with the whole function in a code block.\n\n```python\n",
-        ask="```",
-        checks=_humaneval,
-    ),
-    "mbpp": Set(
-        "code_mbpp",
-        "Short functions from a sentence and three tests (MBPP). The answer is run on the tests in the sandbox.",
-        "code",
-        400,
-        "\n\nAnswer with the function in a code block.",
-        checks=_mbpp,
-    ),
-}
-
-LEFT_OUT = {
-    "instruction_mt_vicuna_bench": "most have no reference, and the others need a judge",
-    "instruction_user_oriented": "free texts with one reference each, which equality cannot judge",
-    "multilingual_flores200": "translations, which equality cannot judge",
-}
-
+_SECONDS_PER_ITEM = 0.5  # of the embedded model, on two busy CPU cores
+_LONG = 400  # tokens of an answer that, with some prompts, pass the embedded model's context of 512
+_NEEDS = {"math": "the package math-verify", "code": "bubblewrap (`apt-get install bubblewrap`)"}
 _EXPECT = {
-    "choices": "One should see: acc near one in the number of answers from a model that does not know.",
-    "numeric": "One should see: exact_match about 0 for the embedded model.",
-    "match": "One should see: exact_match about 0 for the embedded model.",
-    "math": "One should see: exact_match about 0 for the embedded model. Needs the package math-verify.",
-    "instructions": "One should see: prompt_strict of a few per cent for the embedded model, by chance.",
-    "code": "One should see: pass@1 about 0 for the embedded model. Needs bubblewrap (`apt-get install bubblewrap`).",
+    "choices": "acc near one in the number of answers from the embedded model.",
+    "numeric": "exact_match 0.00 for the embedded model of 4 M parameters, which cannot do this.",
+    "match": "exact_match 0.00 for the embedded model of 4 M parameters, which cannot do this.",
+    "math": "exact_match 0.00 for the embedded model of 4 M parameters, which cannot do this.",
+    "instructions": "prompt_strict about 0.1 for the embedded model: some instructions are followed by chance.",
+    "code": "pass@1 0.00 for the embedded model of 4 M parameters, which cannot do this.",
 }
 
 _CHOICES_TEXT = f"""\
@@ -250,7 +172,7 @@ def read_set(data: Path, name: str) -> list[Row]:
             item |= {"choices": choices, "answer_index": answer}
         if plan.checks is not None:
             extra = json.loads(row["extra"]) if row["extra"] else {}
-            item["checks"] = json.dumps(plan.checks(row, extra), ensure_ascii=False)
+            item["checks"] = json.dumps(CHECKS[plan.checks](row, extra), ensure_ascii=False)
         items.append(item)
     return items
 
@@ -292,12 +214,19 @@ def disjoint(items: list[Row], others: Iterable[Path]) -> list[Row]:
 def task_text(name: str, count: int, items_file: Path, out: Path) -> str:
     """The task's YAML file."""
     plan = SETS[name]
-    relative = os.path.relpath(items_file, out)
-    options = f"evaluation.tasks=[local_{name}]"
+    relative, way = os.path.relpath(items_file, out), plan.scorer or "choices"
+    options = [f"evaluation.tasks=[local_{name}]"]
     if out.resolve() != Path("configs/tasks").resolve():
-        options += f" --set evaluation.task_folder={out}"
-    lines = [f"# .venv/bin/equipoise run configs/demo.yaml --set {options}"]
-    lines += [f"# {plan.what}", f"# {count} items. {_EXPECT[plan.scorer or 'choices']}"]
+        options.append(f"evaluation.task_folder={out}")
+    options += ["evaluation.run_code=true"] if way == "code" else []
+    options += ["evaluation.overflow=cut"] if plan.tokens >= _LONG else []
+    lines = [f"# .venv/bin/equipoise run configs/demo.yaml {' '.join(f'--set {option}' for option in options)}"]
+    lines += [f"# {plan.what}"]
+    lines += [
+        f"# {count:,} items: about {max(count * _SECONDS_PER_ITEM, 10):,.0f} s for the embedded model "
+        "beside the engine's start (30 to 60 s) on 2 busy CPU cores."
+    ]
+    lines += [f"# One should see: {_EXPECT[way]}" + (f" Needs {_NEEDS[way]}." if way in _NEEDS else "")]
     lines += [f"task: local_{name}", f"include: {CHOICES if plan.scorer is None else WRITTEN}"]
     if plan.scorer is not None:
         lines.append(f"scorer: {plan.scorer}")

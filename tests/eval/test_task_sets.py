@@ -35,7 +35,8 @@ def rows_of(name):
 def test_committed_sets_have_a_task_and_items_that_its_scorer_takes(name, scorer):
     text = (TASKS / f"local_{name}.yaml").read_text()
     task = yaml.safe_load(text)
-    assert text.startswith(f"# .venv/bin/equipoise run configs/demo.yaml --set evaluation.tasks=[local_{name}]\n")
+    assert text.startswith(f"# .venv/bin/equipoise run configs/demo.yaml --set evaluation.tasks=[local_{name}]")
+    assert ("evaluation.run_code=true" in text) == SCORERS[scorer].runs_code
     assert (task["task"], task["scorer"], task["include"]) == (f"local_{name}", scorer, "_local_written")
     assert "metric_list" not in task
     assert task.get("unsafe_code", False) == SCORERS[scorer].runs_code

@@ -9,7 +9,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from eval.request import EvaluationError, check_paths, parse_request, write_json
+from eval.errors import EvaluationError
+from eval.request import check_paths, parse_request, write_json
 
 
 def main(arguments: list[str]) -> int:
@@ -22,7 +23,7 @@ def main(arguments: list[str]) -> int:
         check_paths(request)
         from eval.scoring import evaluate
 
-        response = evaluate(request, say=lambda line: print(line, flush=True))
+        response = evaluate(request, destination.parent, say=lambda line: print(line, flush=True))
     except (EvaluationError, FileNotFoundError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -2,6 +2,7 @@
 
 vLLM does not share a process well: it takes memory that it never gives back whole, sets environment variables and
 patches libraries. So the boundary is a process with JSON in and JSON out; `python` may be that of another environment.
+An engine that dies in the middle loses the task at hand only.
 """
 
 from __future__ import annotations
@@ -11,10 +12,13 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from eval.request import EvaluationError, EvaluationRequest, EvaluationResponse, check_paths, write_json
+from eval.errors import EvaluationError
+from eval.parts import FOLDER, finished, under_way
+from eval.request import EvaluationRequest, EvaluationResponse, check_paths, write_json
 from train.process import log_tail, run_process, told_error
 
 REQUEST_FILE, RESPONSE_FILE, LOG_FILE = "request.json", "response.json", "evaluation.log"
+WRONG_REQUEST = 2  # exit code of a request that the caller can mend
 
 
 def _command_environment() -> dict[str, str]:
@@ -30,25 +34,18 @@ def _command_environment() -> dict[str, str]:
     }
 
 
-def _failure(code: int, log: Path) -> EvaluationError:
-    told = told_error(log)
-    if code == 2 and told:
-        return EvaluationError(f"{told} (log: {log})")
-    why = f"killed by signal {-code}, often for want of memory" if code < 0 else f"exit code {code}"
-    return EvaluationError(f"the evaluation process failed ({why}); the end of its log {log}:\n{log_tail(log)}")
-
-
 def run_evaluation(
     request: EvaluationRequest,
     work_dir: str | Path,
     python: str = sys.executable,
     on_line: Callable[[str], None] | None = None,
 ) -> EvaluationResponse:
-    """Evaluate in a process of its own; its request, response and log stay in `work_dir`.
+    """Evaluate in a process of its own; its request, response, log and finished parts stay in `work_dir`.
 
     python: the interpreter to run, which needs lm-eval, pydantic and the engine. on_line: called with every line the
-    process writes (each redraw of a progress bar is a line). Raises `EvaluationError` with the log's tail and path when
-    the process fails.
+    process writes (each redraw of a progress bar is a line). A process that dies is started again as long as each one
+    finishes another task; what was finished is kept, here and for a later call. Raises `EvaluationError` with the model
+    and task at hand, the log's tail and its path.
     """
     check_paths(request)
     folder = Path(work_dir).resolve()
@@ -58,7 +55,34 @@ def run_evaluation(
     write_json(request, folder / REQUEST_FILE)
 
     command = [python, "-m", "eval", str(folder / REQUEST_FILE), str(answer)]
-    code = run_process(command, log, on_line, _command_environment())
-    if code != 0:
-        raise _failure(code, log)
-    return EvaluationResponse.model_validate_json(answer.read_text(encoding="utf-8"))
+    while True:
+        before = finished(folder)
+        code = run_process(command, log, on_line, _command_environment())
+        if code == 0:
+            return EvaluationResponse.model_validate_json(answer.read_text(encoding="utf-8"))
+        told = told_error(log)
+        if code == WRONG_REQUEST and told:
+            raise EvaluationError(f"{told} (log: {log})")
+        done = finished(folder) - before
+        if done == 0:
+            raise EvaluationError(_died(code, folder, log))
+        log.replace(log.with_name(f"{log.stem}-{finished(folder)}.log"))
+        if on_line is not None:
+            on_line(f"the engine {_how(code)}{_where(folder)}; {done} results are kept, going on with what is left")
+
+
+def _how(code: int) -> str:
+    return f"was killed by signal {-code}, often for want of memory" if code < 0 else f"failed with exit code {code}"
+
+
+def _where(folder: Path) -> str:
+    at = under_way(folder)
+    return f" at model {at[0]}, task {at[1]}" if at else ""
+
+
+def _died(code: int, folder: Path, log: Path) -> str:
+    kept = finished(folder)
+    kept_text = (
+        f"; {kept} finished results are kept in {folder / FOLDER}, the same command goes on there" if kept else ""
+    )
+    return f"the evaluation process {_how(code)}{_where(folder)}{kept_text}; the end of its log {log}:\n{log_tail(log)}"

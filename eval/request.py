@@ -12,9 +12,8 @@ from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-
-class EvaluationError(ValueError):
-    """An evaluation that cannot be done as asked, or whose process failed."""
+from eval.errors import EvaluationError
+from eval.sandbox import SandboxLimits
 
 
 class _Frozen(BaseModel):
@@ -22,17 +21,35 @@ class _Frozen(BaseModel):
 
 
 class ModelToEvaluate(_Frozen):
-    """A model by the name that the results carry."""
+    """A model by the name that the results carry.
+
+    Of an adapter, `merged` spares the merging where the engine cannot take the adapter itself.
+    """
 
     name: str = Field(min_length=1, description="the name in the results, unique in the request")
-    path: str = Field(min_length=1, description="folder of a whole (merged) model with its tokenizer, or a hub id")
+    path: str = Field(min_length=1, description="folder of a whole model with its tokenizer, or a hub id")
+    adapter: str | None = Field(None, description="folder of a LoRA adapter for the model at `path`")
+    merged: str | None = Field(None, description="folder of the weights with the adapter merged in, if there is one")
+    served: str | None = Field(None, description="what the server calls it (server only); unset: `path`")
 
 
 class EngineSettings(_Frozen):
     """How models are run. Unset values take the engine's own default on the device at hand."""
 
-    backend: Literal["vllm", "hf"] = Field(
-        "vllm", description="vllm, or hf for plain transformers (slower, no extra needed)"
+    backend: Literal["vllm", "hf", "server"] = Field(
+        "vllm",
+        description="vllm; hf for plain transformers (slower, no extra needed); server for a vLLM server that runs",
+    )
+    url: str | None = Field(None, description="of the server's OpenAI-compatible API, such as http://127.0.0.1:8000/v1")
+    concurrency: int = Field(8, gt=0, description="requests under way at once (server only)")
+    timeout_s: int = Field(600, gt=0, description="seconds to wait for one answer (server only)")
+    adapters: Literal["auto", "lora", "merged"] = Field(
+        "auto",
+        description="how vLLM runs an adapter: lora as a request on the loaded base model, merged as weights of its "
+        "own; auto: lora on a GPU where vLLM supports the adapter, else merged",
+    )
+    overflow: Literal["error", "cut"] = Field(
+        "error", description="prompts longer than the context: stop before anything runs, or cut them on the left"
     )
     dtype: Literal["bfloat16", "float16", "float32", "auto"] = Field("bfloat16", description="type of the weights")
     max_model_len: int | None = Field(None, gt=1, description="tokens of context; unset: the model's own limit")
@@ -42,6 +59,12 @@ class EngineSettings(_Frozen):
     enforce_eager: bool | None = Field(None, description="no compilation; unset: true on a CPU, false on a GPU (vLLM)")
     batch_size: int = Field(16, gt=0, description="sequences in a batch (hf only; vLLM schedules by itself)")
     trust_remote_code: bool = Field(False, description="run code that ships with the model")
+
+    @model_validator(mode="after")
+    def _a_server_has_an_address(self) -> EngineSettings:
+        if (self.backend == "server") != (self.url is not None):
+            raise ValueError("give `url` with the backend server, and only with it")
+        return self
 
 
 class EvaluationRequest(_Frozen):
@@ -55,6 +78,8 @@ class EvaluationRequest(_Frozen):
     limit: int | None = Field(None, gt=0, description="items per task; unset: all")
     engine: EngineSettings = Field(default_factory=lambda: EngineSettings.model_validate({}))
     seed: int = Field(0, ge=0)
+    run_code: bool = Field(False, description="run programs that the models write, in a sandbox, for tasks that ask it")
+    sandbox: SandboxLimits = Field(default_factory=lambda: SandboxLimits.model_validate({}))
 
     @model_validator(mode="after")
     def _names_are_unique(self) -> EvaluationRequest:
@@ -72,6 +97,7 @@ class ItemResult(_Frozen):
     task: str
     item_id: str = Field(description="the item's own `id` column, else its position in the task's data")
     capability: str | None = None
+    prompt: str | None = Field(None, description="the item's own text, without examples and chat template")
     metrics: dict[str, float]
     log_likelihoods: tuple[float, ...] | None = Field(None, description="nats per choice, in the choices' order")
     answer: str | None = Field(None, description="what a generative task's filter kept of the model's text")
@@ -94,6 +120,7 @@ class EvaluationResponse(_Frozen):
     items: tuple[ItemResult, ...]
     engine: EngineInfo
     seconds: dict[str, float] = Field(description="wall seconds per model: load, evaluate, free")
+    notes: tuple[str, ...] = Field((), description="what a reader of the results should know: how adapters were run")
     seconds_start_up: float = Field(description="imports, before the first model")
 
 
@@ -134,23 +161,31 @@ def parse_request(text: str, origin: str = "the request") -> EvaluationRequest:
 def check_paths(request: EvaluationRequest) -> None:
     """Refuse folders that no engine can load, before a process starts. What is no local path is taken for a hub id."""
     for model in request.models:
-        folder = Path(model.path)
-        if not folder.exists():
-            if folder.is_absolute() or model.path.startswith(("./", "../", "~")):
-                raise EvaluationError(f"model {model.name!r}: no such folder: {model.path}")
-            continue
-        if (folder / "config.json").is_file():
-            continue
-        if (folder / "adapter_config.json").is_file():
+        _check_model(model.name, model.path)
+        if model.merged is not None:
+            _check_model(model.name, model.merged)
+        if model.adapter is not None and not (Path(model.adapter) / "adapter_config.json").is_file():
             raise EvaluationError(
-                f"model {model.name!r}: {model.path} holds a LoRA adapter only; merge it into its base model first "
-                "(vLLM on CPU cannot give prompt log-probabilities under an adapter)"
+                f"model {model.name!r}: {model.adapter} has no adapter_config.json, so it is not a LoRA adapter"
             )
-        raise EvaluationError(
-            f"model {model.name!r}: {model.path} has no config.json, so it is not a transformers model folder"
-        )
     if request.task_folder is not None and not Path(request.task_folder).is_dir():
         raise EvaluationError(f"task_folder: no such folder: {request.task_folder}")
+
+
+def _check_model(name: str, path: str) -> None:
+    folder = Path(path)
+    if not folder.exists():
+        if folder.is_absolute() or path.startswith(("./", "../", "~")):
+            raise EvaluationError(f"model {name!r}: no such folder: {path}")
+        return
+    if (folder / "config.json").is_file():
+        return
+    if (folder / "adapter_config.json").is_file():
+        raise EvaluationError(
+            f"model {name!r}: {path} holds a LoRA adapter only; give the base model as `path` and this folder as "
+            "`adapter`"
+        )
+    raise EvaluationError(f"model {name!r}: {path} has no config.json, so it is not a transformers model folder")
 
 
 def write_json(model: BaseModel, path: Path) -> None:

@@ -14,13 +14,11 @@ import itertools
 import json
 import os
 import select
-import shutil
 import signal
 import subprocess
 import sys
-import sysconfig
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -28,56 +26,15 @@ from functools import cache
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
-
-from eval.errors import EvaluationError
+from eval.bubblewrap import FOLDER, SandboxError, SandboxLimits, command, find_sandbox
 from eval.seccomp import SeccompError, filter_program
+
+__all__ = ["Outcome", "ProgramResult", "SandboxError", "SandboxLimits", "find_sandbox", "run_program", "run_programs"]
 
 Outcome = Literal["passed", "failed", "timeout", "memory", "output"]
 
+_MOST_FILES = 10_000
 _WATCH_SECONDS = 0.05  # between two looks at what the sandbox uses; memory may overshoot for as long
-_OPEN_FILES = 64
-_FOLDER, _PROGRAM = "/work", "/program.py"
-_FIRST_UID = 2**30  # above what distributions give out; each program of a root user gets one to itself
-
-# The first process inside. Its child gives up root's user id, takes limits that no one there can raise again, and
-# becomes the program; when that ends, so does this, and with a namespace's first process the kernel ends all others.
-_LAUNCHER = """
-import os, resource as r, signal, sys
-uid, cpu, memory, processes, file_size, open_files = map(int, sys.argv[1:7])
-signal.signal(signal.SIGINT, signal.SIG_DFL)
-child = os.fork()
-if child:
-    while True:
-        ended, status = os.wait()
-        if ended == child:
-            code = os.waitstatus_to_exitcode(status)
-            os._exit(code if code >= 0 else 128 - code)
-if uid:
-    os.setgroups([])
-    os.setresgid(uid, uid, uid)
-    os.setresuid(uid, uid, uid)
-for kind, value in ((r.RLIMIT_CPU, cpu), (r.RLIMIT_AS, memory), (r.RLIMIT_FSIZE, file_size), (r.RLIMIT_CORE, 0),
-                    (r.RLIMIT_NOFILE, open_files), (r.RLIMIT_NPROC, processes)):
-    r.setrlimit(kind, (value, value))
-os.execv(sys.executable, [sys.executable, "-S", "-s", "-B", sys.argv[7]])
-"""
-
-
-class SandboxError(EvaluationError):
-    """Programs cannot be run shut in on this machine; the message says what to do."""
-
-
-class SandboxLimits(BaseModel):
-    """What one program may use."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    seconds: float = Field(10.0, gt=0, le=3600, description="wall time; processor time per process is bounded likewise")
-    memory_mb: int = Field(512, ge=64, description="memory of all processes of a program together, MiB")
-    processes: int = Field(32, ge=1, description="processes and threads at a time")
-    output_kb: int = Field(64, ge=1, description="standard output and error together, KiB; more ends the program")
-    disk_mb: int = Field(16, ge=1, description="working folder, held in memory, MiB")
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,108 +45,6 @@ class ProgramResult:
     exit_code: int | None  # 128 + signal for a program that a signal ended; None: ended from outside
     output: str  # standard output and error in the order written, at most `output_kb`
     seconds: float  # wall time
-
-
-def _system_folders() -> list[str]:
-    """/usr and the folders or links beside it that its programs need."""
-    arguments = ["--ro-bind", "/usr", "/usr"]
-    for path in map(Path, ("/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")):
-        if path.is_symlink():
-            arguments += ["--symlink", str(path.readlink()), str(path)]
-        elif path.is_dir():
-            arguments += ["--ro-bind", str(path), str(path)]
-    return [*arguments, "--perms", "0755", "--dir", "/etc", "--ro-bind-try", "/etc/ld.so.cache", "/etc/ld.so.cache"]
-
-
-@cache
-def _interpreter(python: str) -> tuple[str, tuple[str, ...]]:
-    """The real file behind an interpreter, and the arguments that show it and its standard library inside."""
-    program = (
-        "import sys, sysconfig as c; print(sys.base_prefix, c.get_path('stdlib'), c.get_config_var('LIBDIR'), sep='|')"
-    )
-    try:
-        if Path(python).resolve() == Path(sys.executable).resolve():
-            places = [sys.base_prefix, sysconfig.get_path("stdlib"), str(sysconfig.get_config_var("LIBDIR"))]
-        else:
-            run = subprocess.run([python, "-I", "-S", "-c", program], capture_output=True, text=True, check=True)
-            places = run.stdout.strip().split("|")
-    except (OSError, subprocess.CalledProcessError) as error:
-        raise SandboxError(f"{python} is no Python that could run programs: {error}") from error
-    prefix, library = Path(places[0]), Path(places[1])
-    executable = Path(python).resolve()
-    if prefix == Path("/usr") or executable.is_relative_to("/usr"):
-        return str(executable), ()
-    # the folders that hold the program and its libraries, not the prefix: that may be someone's home
-    shown = {executable, library.parent if library.parent.is_relative_to(prefix) else library, Path(places[2])}
-    arguments: list[str] = []
-    for path in sorted(path for path in shown if path.exists()):
-        # of themselves, folders above would be as closed as a home folder is
-        for above in reversed(path.parents[:-1]):
-            arguments += ["--perms", "0755", "--dir", str(above)]
-        arguments += ["--ro-bind", str(path), str(path)]
-    return str(executable), tuple(arguments)
-
-
-def _own_uid() -> bool:
-    """Whether programs must be given a user id: process limits do not hold for the real root."""
-    return os.geteuid() == 0
-
-
-_numbers = itertools.count()
-
-
-def _new_uid() -> int:
-    """A user id that no other program running now has, so that each one's processes are counted by themselves."""
-    spans = [tuple(map(int, line.split())) for line in Path("/proc/self/uid_map").read_text().splitlines()]
-    start, _, length = max(spans, key=lambda span: span[2])
-    if length > 2**31:
-        return _FIRST_UID + (os.getpid() % 2**22) * 2**8 + next(_numbers) % 2**8
-    if length < 2:  # a namespace with root alone, who is an ordinary user outside: limits hold for him
-        return 0
-    return start + length - 1 - next(_numbers) % min(length - 1, 1024)
-
-
-def _walls(bwrap: str) -> list[str]:
-    """bwrap with all of the sandbox but the program's own files."""
-    arguments = [bwrap, "--unshare-ipc", "--unshare-pid", "--unshare-net", "--unshare-uts", "--unshare-cgroup-try"]
-    arguments += ["--die-with-parent", "--as-pid-1", "--new-session", "--clearenv", "--hostname", "sandbox"]
-    if _own_uid():
-        arguments += ["--cap-drop", "ALL", "--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID"]
-    else:
-        arguments += ["--unshare-user", "--uid", "65534", "--gid", "65534"]
-    return [*arguments, *_system_folders(), "--proc", "/proc", "--dev", "/dev"]
-
-
-@cache
-def _check(bwrap: str) -> None:
-    """Start `true` shut in. Raises `SandboxError` with what the kernel or bwrap said."""
-    arguments = [*_walls(bwrap), "--size", "1048576", "--tmpfs", _FOLDER, "--remount-ro", "/", "--", "/usr/bin/true"]
-    run = subprocess.run(arguments, env={}, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace")
-    if run.returncode == 0:
-        return
-    said = run.stderr.strip() or f"exit code {run.returncode}"
-    if "nknown option" in said:
-        raise SandboxError(f"{bwrap} is too old ({said}): bubblewrap 0.7 or newer is needed")
-    raise SandboxError(
-        f"bubblewrap cannot shut a program in on this machine ({said}). On a host, allow user namespaces: "
-        "`sysctl -w kernel.unprivileged_userns_clone=1 kernel.apparmor_restrict_unprivileged_userns=0` (those of the "
-        "two that exist); in a container, start it with `--cap-add SYS_ADMIN --security-opt seccomp=unconfined`"
-    )
-
-
-def find_sandbox() -> str:
-    """Path of bwrap, after a program has really been started in it once.
-
-    Raises `SandboxError` when bwrap is missing or too old, or when the machine does not permit namespaces.
-    """
-    bwrap = shutil.which("bwrap")
-    if bwrap is None:
-        raise SandboxError(
-            "bubblewrap, which shuts model-written programs in, is not installed: `apt-get install bubblewrap` "
-            "(package bubblewrap in other distributions too)"
-        )
-    _check(bwrap)
-    return bwrap
 
 
 @contextmanager
@@ -213,33 +68,6 @@ def _pipe() -> Iterator[tuple[int, int]]:
         os.close(read)
 
 
-def _command(bwrap: str, limits: SandboxLimits, python: str, program: int, filters: int, status: int) -> list[str]:
-    executable, files = _interpreter(python)
-    uid = _new_uid() if _own_uid() else 0
-    mebi = 2**20
-    numbers = (
-        uid,
-        int(limits.seconds) + 2,
-        limits.memory_mb * mebi,
-        limits.processes + (0 if uid else 1),  # the namespace's first process counts where it has the same user
-        limits.disk_mb * mebi,
-        _OPEN_FILES,
-    )
-    environment = {"PATH": "/usr/bin:/bin", "HOME": _FOLDER, "TMPDIR": _FOLDER, "LANG": "C.UTF-8"}
-    # one memory pool for all threads: each new one would take 64 MiB of address space; a fixed order of sets
-    environment |= {"MALLOC_ARENA_MAX": "1", "PYTHONHASHSEED": "0"}
-    return [
-        *_walls(bwrap),
-        *files,
-        *(part for name, value in environment.items() for part in ("--setenv", name, value)),
-        *("--perms", "0444", "--ro-bind-data", str(program), _PROGRAM),
-        *("--perms", "0777", "--size", str(limits.disk_mb * mebi), "--tmpfs", _FOLDER, "--chdir", _FOLDER),
-        *("--remount-ro", "/dev", "--remount-ro", "/"),
-        *("--seccomp", str(filters), "--json-status-fd", str(status)),
-        *("--", executable, "-S", "-s", "-B", "-c", _LAUNCHER, *map(str, numbers), _PROGRAM),
-    ]
-
-
 def _tree(pid: int) -> Iterator[int]:
     """A process and all that descend from it, as far as they still are there."""
     yield pid
@@ -251,29 +79,35 @@ def _tree(pid: int) -> Iterator[int]:
         yield from _tree(int(child))
 
 
-def _resident(pids: Sequence[int]) -> int:
-    """Bytes of memory of processes together; pages that they share count once if the plain sum is not known to do."""
-    total = 0
-    for pid in pids:
-        try:
-            shares = Path(f"/proc/{pid}/smaps_rollup").read_text()
-            total += sum(int(line.split()[1]) for line in shares.splitlines() if line.startswith("Pss:")) * 1024
-        except OSError:  # it has ended
-            continue
-    return total
+def _resident(pid: int, shared: bool) -> int:
+    """Bytes of memory that a process holds; shared: each page divided by the processes that have it (slower)."""
+    try:
+        if shared:
+            lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+            return sum(int(line.split()[1]) for line in lines if line.startswith("Pss:")) * 1024
+        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except PermissionError:  # some kernels keep the finer count to themselves
+        return _resident(pid, shared=False) if shared else 0
+    except (OSError, IndexError):  # it has ended
+        return 0
+
+
+def _file_entries(first: int) -> int:
+    """How many files and folders are in the working folder; 0 where the kernel does not let us look."""
+    try:
+        folder = os.statvfs(f"/proc/{first}/root{FOLDER}")
+    except OSError:
+        return 0
+    return folder.f_files - folder.f_ffree
 
 
 def _over(first: int, memory: int) -> bool:
     """Whether the sandbox whose first process is `first` holds more than `memory` bytes."""
+    if _file_entries(first) > _MOST_FILES:  # empty files fill no folder, but the kernel's own memory
+        return True
     pids = list(_tree(first))
-    plain = 0
-    for pid in pids:
-        try:
-            plain += int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-        except OSError:
-            continue
-    # the plain sum is cheap but counts shared pages once per process, so only it can clear a sandbox, not convict it
-    return plain > memory and _resident(pids) > memory
+    # the quick sum counts a shared page once per process, so it can clear a sandbox but not convict it
+    return all(sum(_resident(pid, shared) for pid in pids) > memory for shared in (False, True))
 
 
 class _Watch:
@@ -318,7 +152,9 @@ class _Watch:
         return None
 
     def _drain(self, output: int) -> Outcome | None:
-        while len(self.output) <= self.limits.output_kb * 1024 and select.select([output], [], [], 0)[0]:
+        poll = select.poll()
+        poll.register(output, select.POLLIN)
+        while len(self.output) <= self.limits.output_kb * 1024 and poll.poll(0):
             data = os.read(output, 65536)
             if not data:
                 return None
@@ -413,7 +249,7 @@ def _run(bwrap: str, source: str, limits: SandboxLimits, python: str) -> Program
         started = time.perf_counter()
         try:
             process = subprocess.Popen(
-                _command(bwrap, limits, python, program, rules, write),
+                command(bwrap, limits, python, program, rules, write),
                 env={},
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,

@@ -1,111 +1,203 @@
 """Evaluate the models of a request one after another and keep every item's result.
 
 This is the body of the evaluation process. The harness's own summary (a mean and its standard error) is thrown away:
-intervals over items and paired differences between models need the items. Cost: seconds per model once the engine is
-imported.
+intervals over items and paired differences between models need the items. Every (model, task) is written down as it is
+finished (`eval.parts`). Whatever can be known to be wrong is found before the first item runs: programs without a
+sandbox, adapters of another model, empty tasks, prompts longer than the context. Cost: seconds per model once the
+engine is imported.
 """
 
 from __future__ import annotations
 
-import copy
+import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from eval.adapters import check_fit
 from eval.engine import Engine
-from eval.request import EvaluationError, EvaluationRequest, EvaluationResponse, ItemResult
-from eval.tasks import resolve
+from eval.errors import EvaluationError
+from eval.parts import Part, Parts
+from eval.request import EvaluationRequest, EvaluationResponse, ItemResult, ModelToEvaluate
+from eval.scorers import SCORERS
+from eval.tasks import LoadedTask, check_code, load, resolve
 
 
-def _truncated(lm: Any, arguments: list[tuple]) -> bool:
-    """Whether any request of an item was longer than the context, so that the harness cut its prompt on the left.
+def evaluate(request: EvaluationRequest, folder: Path, say: Callable[[str], None]) -> EvaluationResponse:
+    """Run a request in this process; it imports the engine, so use `eval.harness.run_evaluation` instead.
 
-    lm-eval keeps one position for the token that vLLM must generate; a generative request must leave room for its
-    answer.
+    folder: keeps the finished parts, and gives back those of an earlier, killed process.
     """
-    for context, rest in arguments:
-        text, room = (
-            (context + rest, 1) if isinstance(rest, str) else (context, rest.get("max_gen_toks", lm.max_gen_toks))
+    started = time.perf_counter()
+    specs = resolve(request.tasks, request.task_folder)
+    check_code(specs, request.run_code)
+    # a server holds its own weights, so nothing here can tell whether an adapter of its fits
+    own = [model for model in request.models if model.adapter is not None and request.engine.backend != "server"]
+    notes = [note for model in own if (note := check_fit(model, request.engine.trust_remote_code))]
+    tasks = load(specs, request.seed)
+    parts = Parts(folder, request)
+    found = {
+        (model.name, task.name): part
+        for model in request.models
+        for task in tasks
+        if (part := parts.find(model, task)) is not None
+    }
+    engine = Engine(request.engine, request.seed)
+    start_up = time.perf_counter() - started
+    say(f"{engine.info.backend} on {engine.info.device} ready after {start_up:.0f} s")
+    if found:
+        say(f"{len(found)} of {len(request.models) * len(tasks)} results are there from an earlier attempt")
+
+    missing = [m for m in request.models if any((m.name, task.name) not in found for task in tasks)]
+    seconds = {m.name: sum(part.seconds for (name, _), part in found.items() if name == m.name) for m in request.models}
+    checked = False
+    clock = time.perf_counter()
+    for model, lm in engine.run(missing, any(task.scores_prompts for task in tasks)):
+        say(f"model {model.name} ({model.adapter or model.path})")
+        if not checked:
+            _check_fit_in_context(lm, tasks, request)
+            checked = True
+        for task in tasks:
+            if (model.name, task.name) in found:
+                continue
+            begun = time.perf_counter()
+            parts.begin(model, task)
+            items = _evaluate_task(lm, model, task, request)
+            part = Part(
+                model=model.name, task=task.name, items=tuple(items), seconds=round(time.perf_counter() - begun, 3)
+            )
+            parts.write(model, task, part)
+            found[(model.name, task.name)] = part
+            cut = sum(row.truncated for row in items)
+            say(
+                f"{model.name}, {task.name}: {len(items)} items in {part.seconds:.1f} s"
+                + (f"; {cut} prompts were cut" if cut else "")
+            )
+        del lm
+        seconds[model.name] += time.perf_counter() - clock
+        clock = time.perf_counter()
+    return EvaluationResponse(
+        items=tuple(item for m in request.models for task in tasks for item in found[(m.name, task.name)].items),
+        engine=engine.info,
+        seconds={name: round(value, 3) for name, value in seconds.items()},
+        notes=(*notes, *engine.notes),
+        seconds_start_up=round(start_up, 3),
+    )
+
+
+def _build(task: LoadedTask, lm: Any, limit: int | None) -> None:
+    """The requests of a task, with the chat template of the model at hand."""
+    templated = bool(lm.tokenizer.chat_template)
+    task.task.build_all_requests(
+        limit=limit,
+        apply_chat_template=templated,
+        fewshot_as_multiturn=templated,
+        chat_template=lm.apply_chat_template if templated else None,
+        tokenizer_name=lm.tokenizer_name if templated else "",
+    )
+
+
+def _check_fit_in_context(lm: Any, tasks: Sequence[LoadedTask], request: EvaluationRequest) -> None:
+    """Every prompt is measured before the first one runs. Raises `EvaluationError` with each task's figures."""
+    if request.engine.overflow == "cut":
+        return
+    told = []
+    for task in tasks:
+        _build(task, lm, request.limit)
+        lengths: dict[int, int] = {}
+        for instance in task.task.instances:
+            lengths[instance.doc_id] = max(lengths.get(instance.doc_id, 0), _tokens(lm, instance.args))
+        over = [n for n in lengths.values() if n > lm.max_length]
+        if over:
+            told.append(f"{task.name}: {len(over)} of {len(lengths)} items, up to {max(over)} tokens")
+    if told:
+        raise EvaluationError(
+            f"prompt and answer do not fit into the context of {lm.max_length} tokens ({'; '.join(told)}): raise "
+            "max_model_len, choose other tasks, or set overflow: cut to cut prompts on the left"
         )
-        if len(lm.tokenizer(text, add_special_tokens=False)["input_ids"]) + room > lm.max_length:
-            return True
-    return False
 
 
-def item_result(model: str, task: str, sample: dict, lm: Any) -> ItemResult:
-    """One logged sample of the harness as a value of ours."""
+def _tokens(lm: Any, arguments: tuple) -> int:
+    """Positions that a request takes: the text and the one token that the engine must generate, or the text and room
+    for its answer."""
+    context, rest = arguments
+    text, room = (context + rest, 1) if isinstance(rest, str) else (context, rest.get("max_gen_toks", lm.max_gen_toks))
+    return len(lm.tokenizer(text, add_special_tokens=False)["input_ids"]) + room
+
+
+def _evaluate_task(lm: Any, model: ModelToEvaluate, task: LoadedTask, request: EvaluationRequest) -> list[ItemResult]:
+    from lm_eval.evaluator import evaluate as run_harness
+
+    random.seed(request.seed)
+    np.random.seed(request.seed)  # the harness draws from it
+    templated = bool(lm.tokenizer.chat_template)
+    results: Any = run_harness(
+        lm=lm,
+        task_dict={"tasks": {task.name: task.task}},
+        limit=request.limit,
+        apply_chat_template=templated,
+        fewshot_as_multiturn=templated,
+        log_samples=True,
+        bootstrap_iters=0,
+        confirm_run_unsafe_code=True,  # only ours get here, and theirs run in the sandbox
+    )
+    samples = results["samples"][task.name]
+    judged: list[dict[str, float]] = [{} for _ in samples]
+    if task.spec.scorer is not None:
+        answers = [str(sample["filtered_resps"][0]) for sample in samples]
+        docs = [sample["doc"] for sample in samples]
+        judged = SCORERS[task.spec.scorer].score_all(docs, answers, request.sandbox)
+    return item_results(model.name, task, samples, judged, lm)
+
+
+def item_results(
+    model: str, task: LoadedTask, samples: Sequence[dict], judged: Sequence[dict[str, float]], lm: Any
+) -> list[ItemResult]:
+    """The harness's logged samples as values of ours: one per item, its metrics under all of the task's filters.
+
+    The first filter's metrics keep their names, those of the others get the filter's behind a comma. judged: what a
+    scorer of ours made of each sample, empty without one. Raises `EvaluationError` when two items share an id.
+    """
+    items: dict[int, ItemResult] = {}
+    ids: set[str] = set()
+    for sample, own in zip(samples, judged, strict=True):
+        metrics = own or {name: _value(sample[name]) for name in sample["metrics"]}
+        if sample["doc_id"] in items:  # the same answer under another filter
+            first = items[sample["doc_id"]]
+            more = {f"{name},{sample['filter']}": value for name, value in metrics.items()}
+            items[sample["doc_id"]] = first.model_copy(update={"metrics": first.metrics | more})
+            continue
+        item = _item_result(model, task, sample, metrics, lm)
+        if item.item_id in ids:
+            raise EvaluationError(
+                f"task {task.name}: the item id {item.item_id!r} occurs more than once in its data, so items cannot be "
+                "paired"
+            )
+        ids.add(item.item_id)
+        items[sample["doc_id"]] = item
+    return list(items.values())
+
+
+def _item_result(model: str, task: LoadedTask, sample: dict, metrics: dict[str, float], lm: Any) -> ItemResult:
     doc = sample["doc"]
     # a request of the log-likelihood kind answers (sum of log-probabilities, is it the greedy answer)
     is_choice = all(isinstance(response, (tuple, list)) for response in sample["filtered_resps"])
     return ItemResult(
         model=model,
-        task=task,
+        task=task.name,
         item_id=str(doc.get("id", sample["doc_id"])),
-        capability=doc.get("capability"),
-        metrics={name: float(sample[name]) for name in sample["metrics"]},
+        capability=doc.get("capability") or task.spec.capability,
+        prompt=str(task.task.doc_to_text(doc)),
+        metrics=metrics,
         log_likelihoods=tuple(float(response[0]) for response in sample["filtered_resps"]) if is_choice else None,
         answer=None if is_choice else str(sample["filtered_resps"][0]),
-        truncated=_truncated(lm, sample["arguments"]),
+        truncated=any(_tokens(lm, arguments) > lm.max_length for arguments in sample["arguments"]),
     )
 
 
-def _evaluate_model(lm: Any, name: str, tasks: list[dict | str], request: EvaluationRequest) -> list[ItemResult]:
-    from lm_eval.evaluator import simple_evaluate
-    from lm_eval.tasks import TaskManager
-
-    only_local = all(isinstance(task, dict) for task in tasks)
-    results = simple_evaluate(
-        model=lm,
-        tasks=copy.deepcopy(tasks),  # the harness changes the dicts that it is given
-        task_manager=TaskManager(include_defaults=not only_local),
-        limit=request.limit,
-        apply_chat_template=bool(lm.tokenizer.chat_template),
-        log_samples=True,
-        bootstrap_iters=0,
-        random_seed=request.seed,
-        numpy_random_seed=request.seed,
-        torch_random_seed=request.seed,
-        fewshot_random_seed=request.seed,
-    )
-    items = []
-    for task, samples in results["samples"].items():
-        rows = [item_result(name, task, sample, lm) for sample in samples]
-        ids = [row.item_id for row in rows]
-        if len(set(ids)) < len(ids):
-            twice = next(i for i in ids if ids.count(i) > 1)
-            raise EvaluationError(
-                f"task {task}: the item id {twice!r} occurs more than once in its data, so items cannot be paired"
-            )
-        items += rows
-    return items
-
-
-def evaluate(request: EvaluationRequest, say: Callable[[str], None]) -> EvaluationResponse:
-    """Run a request in this process; it imports the engine, so use `eval.harness.run_evaluation` instead."""
-    started = time.perf_counter()
-    tasks = resolve(request.tasks, request.task_folder)
-    engine = Engine(request.engine, request.seed)
-    start_up = time.perf_counter() - started
-    say(f"{engine.info.backend} on {engine.info.device} ready after {start_up:.0f} s")
-
-    items: list[ItemResult] = []
-    seconds: dict[str, float] = {}
-    for number, model in enumerate(request.models, start=1):
-        started = time.perf_counter()
-        say(f"model {number} of {len(request.models)}: {model.name} ({model.path})")
-        lm = engine.load(model)
-        try:
-            rows = _evaluate_model(lm, model.name, tasks, request)
-        finally:
-            del lm
-            engine.free()
-        seconds[model.name] = round(time.perf_counter() - started, 3)
-        cut = sum(row.truncated for row in rows)
-        say(
-            f"{model.name}: {len(rows)} items in {seconds[model.name]:.1f} s"
-            + (f"; {cut} prompts were cut" if cut else "")
-        )
-        items += rows
-    return EvaluationResponse(
-        items=tuple(items), engine=engine.info, seconds=seconds, seconds_start_up=round(start_up, 3)
-    )
+def _value(value: Any) -> float:
+    """A metric of one item as a number; some of the harness's are a list, one value per part of the item."""
+    return float(np.mean(value))

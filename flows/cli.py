@@ -73,11 +73,12 @@ def _load(config_path: Path, overrides: list[str]) -> RunConfig:
     from flows.config import ConfigError, load_config
 
     config = load_config(config_path, overrides)
-    from eval.request import EvaluationError
-    from eval.tasks import resolve
+    from eval.errors import EvaluationError
+    from eval.tasks import check_code, resolve
 
+    evaluation = config.evaluation
     try:
-        resolve(config.evaluation.tasks, config.evaluation.task_folder)
+        check_code(resolve(evaluation.tasks, evaluation.task_folder), evaluation.run_code)
     except EvaluationError as error:
         raise ConfigError(f"evaluation.{error}") from error
     from train.models import load_tokenizer
@@ -148,7 +149,7 @@ def train(
         from flows.pipeline import finetune_flow
 
         _quiet_prefect()
-        tuned = finetune_flow(checked, _named_folders(dataset, "--dataset"))
+        tuned = finetune_flow(checked, dict(_pairs(dataset, "--dataset")))
         console.show_stages(tuned)
         console.show_paths({f"adapter {name}": str(output.path / "adapter") for name, output in tuned.items()})
 
@@ -198,7 +199,18 @@ def trace(
 @app.command("eval")
 def evaluate(
     config: ConfigArgument,
-    model: Annotated[list[str], typer.Option("--model", help="name=folder of a merged model; may be repeated")],
+    model: Annotated[
+        list[str],
+        typer.Option(
+            "--model", help="name=folder of a whole model or an adapter; repeat a name for each training seed"
+        ),
+    ],
+    dataset: Annotated[
+        list[str],
+        typer.Option(
+            "--dataset", help="name=folder of an exported dataset they were trained on, for the leakage guard"
+        ),
+    ] = [],  # noqa: B006
     overrides: SetOption = [],  # noqa: B006
 ) -> None:
     """Evaluate the base model and every model folder on the same items."""
@@ -209,7 +221,10 @@ def evaluate(
         from flows.stages.evaluation import read_results
 
         _quiet_prefect()
-        output = evaluate_flow(checked, _named_folders(model, "--model"))
+        folders: dict[str, list[str]] = {}
+        for name, folder in _pairs(model, "--model"):
+            folders.setdefault(name, []).append(folder)
+        output = evaluate_flow(checked, folders, dict(_pairs(dataset, "--dataset")))
         console.show_comparison(read_results(output.path))
         console.show_paths({"results": str(output.path)})
 
@@ -242,15 +257,15 @@ def doctor() -> None:
     raise typer.Exit(0 if healthy else 1)
 
 
-def _named_folders(pairs: list[str], option: str) -> dict[str, str]:
+def _pairs(pairs: list[str], option: str) -> list[tuple[str, str]]:
     from flows.config import ConfigError
 
-    folders = {}
+    folders = []
     for pair in pairs:
         name, separator, folder = pair.partition("=")
         if not separator or not Path(folder).is_dir():
             raise ConfigError(f"{option} {pair!r}: expected name=folder with an existing folder")
-        folders[name] = folder
+        folders.append((name, folder))
     return folders
 
 

@@ -18,6 +18,8 @@ from curate.influence.settings import InfluenceSettings
 from curate.selection.settings import SelectionSettings
 from curate.sources import SourceSpec
 from curate.sources.hub import looks_like_hub_id
+from eval.sandbox import SandboxLimits
+from eval.statistics import RESAMPLES
 from train.names import nearest, nearest_path
 from train.settings import ExistingPath, LoraSettings, OptimizerSettings, Settings, TrainingParts, existing
 
@@ -78,7 +80,17 @@ class WarmupSettings(Settings):
 
 
 class FinetuneSettings(TrainingParts):
+    seeds: list[int] = Field(
+        [], description="train every selection once per seed, so that intervals cover their luck; empty: the run's own"
+    )
     accelerate: ExistingPath | None = Field(None, description="accelerate configuration file; null: one process")
+
+    @field_validator("seeds")
+    @classmethod
+    def _seeds_differ(cls, seeds: list[int]) -> list[int]:
+        if len(set(seeds)) < len(seeds) or any(seed < 0 for seed in seeds):
+            raise ValueError("training seeds must be different whole numbers from 0 on")
+        return seeds
 
 
 class EvaluationSettings(Settings):
@@ -88,17 +100,34 @@ class EvaluationSettings(Settings):
     tasks: list[str] = Field([], description="lm-evaluation-harness tasks to run on vLLM")
     task_folder: ExistingPath | None = Field(None, description="folder of task YAML files that `tasks` may name")
     limit: int | None = Field(None, ge=1, description="first items of every task only")
-    backend: Literal["vllm", "hf"] = Field("vllm", description="engine of the tasks")
+    backend: Literal["vllm", "hf", "server"] = Field("vllm", description="engine of the tasks")
+    url: str | None = Field(None, description="of a vLLM server's API, such as http://127.0.0.1:8000/v1 (server only)")
+    served: dict[str, list[str]] = Field(
+        {}, description="model of the run -> what the server calls it, one name per training seed (server only)"
+    )
+    adapters: Literal["auto", "lora", "merged"] = Field(
+        "auto", description="how vLLM runs adapters; auto: as LoRA requests on a GPU, merged into the weights on a CPU"
+    )
+    overflow: Literal["error", "cut"] = Field(
+        "error", description="prompts longer than the context: stop before anything runs, or cut them on the left"
+    )
+    dtype: Literal["bfloat16", "float16", "float32"] = Field(
+        "bfloat16", description="type of the weights in the engine"
+    )
+    run_code: bool = Field(False, description="run programs that the models write, in a sandbox; needs bubblewrap")
+    sandbox: SandboxLimits = SandboxLimits()
     python: ExistingPath | None = Field(
         None, description="interpreter of another environment for the engine; null: this one"
     )
     max_model_len: int | None = Field(None, ge=16, description="tokens of prompt and answer; null: max_length")
-    resamples: int = Field(2000, ge=100, description="bootstrap resamples behind every interval")
+    resamples: int = Field(RESAMPLES, ge=100, description="bootstrap resamples behind every interval")
 
     @model_validator(mode="after")
     def _something_is_measured(self) -> EvaluationSettings:
         if not self.items and not self.tasks:
             raise ValueError("give `items` (files for the held-out loss), `tasks` (for accuracy) or both")
+        if (self.backend == "server") != (self.url is not None):
+            raise ValueError("give `url` with backend: server, and only with it")
         return self
 
 
@@ -116,6 +145,10 @@ class RunConfig(Settings):
     selection: SelectionSettings = SelectionSettings()
     finetune: FinetuneSettings = FinetuneSettings()
     evaluation: EvaluationSettings
+
+    def training_seeds(self) -> list[int]:
+        """The seeds with which every selection is trained on."""
+        return self.finetune.seeds or [self.seed]
 
     @field_validator("model")
     @classmethod

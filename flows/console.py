@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from eval.compare import AVERAGE, Comparison, MetricTable
+from eval.tables import Comparison, MetricTable
 from flows.stages.evaluation import read_results
 from flows.store import StageOutput
 
@@ -62,17 +62,18 @@ def show_metric(table: MetricTable, confidence: float) -> None:
         box=box.SIMPLE,
         pad_edge=False,
         collapse_padding=True,
-        caption="unclear: the interval contains zero" if judged else None,
+        caption="unclear: the interval contains zero, or not after the correction for many rows" if judged else None,
         caption_justify="left",
     )
-    for name in (*table.capabilities, AVERAGE):
-        cells = [f"{i.mean:.3f}\n[{i.low:.3f}, {i.high:.3f}]" for i in (table.cell(m, name) for m in table.models)]
-        found = [table.difference(m, str(control), name) for m in judged]
+    for at, row in enumerate(table.rows):
+        cells = [f"{i.mean:.3f}\n[{i.low:.3f}, {i.high:.3f}]" for i in (table.cell(m, row.name) for m in table.models)]
+        found = [table.difference(m, str(control), row.name) for m in judged]
         cells += [
             f"{d.interval.mean:+.3f} {VERDICTS[d.verdict]}\n[{d.interval.low:+.3f}, {d.interval.high:+.3f}]"
             for d in found
         ]
-        grid.add_row(name, *cells, end_section=name == table.capabilities[-1])
+        last = at + 1 == len(table.rows) or (row.kind != "average" and table.rows[at + 1].kind == "average")
+        grid.add_row(f"  {row.name}" if row.kind == "task" else row.name, *cells, end_section=last)
     console.print(grid)
 
 

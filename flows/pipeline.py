@@ -26,7 +26,7 @@ from flows.config import RunConfig
 from flows.report.page import REPORT_FILE, report
 from flows.stages.analysis import analyse
 from flows.stages.data import clean, encode, external_digest, ingest
-from flows.stages.evaluation import BASE, EvaluatedModel, evaluate
+from flows.stages.evaluation import evaluate, evaluated_models
 from flows.stages.influence import attribution, gradients, warmup
 from flows.stages.selection import DATASET, export, select
 from flows.stages.similarity import similarity
@@ -100,22 +100,32 @@ def curate_flow(config: RunConfig) -> Curated:
 
 @flow(name="finetune", flow_run_name="finetune-{config.name}")
 def finetune_flow(config: RunConfig, datasets: dict[str, str]) -> dict[str, StageOutput]:
-    """One adapter per dataset folder (name -> folder), all with the same budget, steps and seed."""
+    """One adapter per dataset folder (name -> folder) and training seed, all with the same budget and steps.
+
+    The first seed's output goes by the dataset's name, the others' by `name-seed18`.
+    """
     store = StageStore(config.store)
     tuned = {}
-    for name, folder in datasets.items():
-        work = (finetune, config, store, name, Path(folder), external_digest(folder))
-        tuned[name] = run_stage(f"finetune-{name}", *work)
-        artifacts.training(config, name, tuned[name])
+    for number, seed in enumerate(config.training_seeds()):
+        for dataset, folder in datasets.items():
+            name = f"{dataset}-seed{seed}" if number else dataset
+            work = (finetune, config, store, dataset, Path(folder), external_digest(folder), seed)
+            tuned[name] = run_stage(f"finetune-{name}", *work)
+            artifacts.training(config, name, tuned[name])
     return tuned
 
 
 @flow(name="evaluate", flow_run_name="evaluate-{config.name}")
-def evaluate_flow(config: RunConfig, models: dict[str, str]) -> StageOutput:
-    """Task scores and held-out losses of the base model and of every model folder (name -> folder)."""
-    candidates = [EvaluatedModel(BASE, config.model, external_digest(config.model))]
-    candidates += [EvaluatedModel(name, folder, external_digest(folder)) for name, folder in models.items()]
-    output = run_stage("evaluate", evaluate, config, StageStore(config.store), candidates)
+def evaluate_flow(
+    config: RunConfig, models: dict[str, list[str]], datasets: dict[str, str] | None = None
+) -> StageOutput:
+    """Task scores and held-out losses of the base model and of every model (name -> folders, one per training seed).
+
+    A folder holds a whole model, an adapter of the base model, or both as `finetune` leaves them. datasets: the
+    exported folders that the models were trained on, whose overlap with the items is excluded.
+    """
+    candidates = evaluated_models(config, models)
+    output = run_stage("evaluate", evaluate, config, StageStore(config.store), candidates, datasets or {})
     artifacts.evaluation(config, output)
     return output
 
@@ -125,8 +135,9 @@ def pipeline_flow(config: RunConfig) -> PipelineResult:
     """Curate, fine-tune on every selection, evaluate, report."""
     curated = curate_flow(config)
     tuned = finetune_flow(config, curated.datasets)
-    models = {name: str(output.path / "merged") for name, output in tuned.items()}
-    evaluated = evaluate_flow(config, models)
+    seeds = [f"-seed{seed}" if number else "" for number, seed in enumerate(config.training_seeds())]
+    models = {method: [str(tuned[f"{method}{seed}"].path) for seed in seeds] for method in curated.datasets}
+    evaluated = evaluate_flow(config, models, curated.datasets)
     stages = curated.stages | {f"finetune-{name}": output for name, output in tuned.items()} | {"evaluate": evaluated}
     page = run_stage("report", report, config, StageStore(config.store), stages)
     stages["report"] = page

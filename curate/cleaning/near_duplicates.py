@@ -1,4 +1,5 @@
-"""Clusters of texts that are nearly the same, so that a selection need not take one example twenty times.
+"""Texts that are nearly the same: clusters of them, so that a selection need not take one example twenty times, and
+matches between two sets, so that what scores is not what steers or trains.
 
 Two texts are near-duplicates when the Jaccard similarity of their sets of word triples is at least the threshold;
 clusters are the connected components. MinHash with locality-sensitive hashing (datasketch) proposes the pairs and the
@@ -12,11 +13,16 @@ from __future__ import annotations
 
 import re
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import tee
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from curate.cleaning.exact_duplicates import normalise
+
+if TYPE_CHECKING:
+    from datasketch import MinHash, MinHashLSH
 
 SHINGLE_WORDS = 3
 PERMUTATIONS = 128
@@ -33,10 +39,7 @@ def near_duplicate_clusters(texts: Iterable[str], threshold: float = 0.8, *, see
     threshold: Jaccard similarity above 0 and up to 1 from which two texts are alike. seed: of the hash permutations;
     a pair is never joined below the threshold whatever it is. Raises `ValueError` for another threshold.
     """
-    from datasketch import MinHash, MinHashLSH
-
-    if not 0 < threshold <= 1:
-        raise ValueError(f"threshold {threshold} is not above 0 and at most 1")
+    _check_threshold(threshold)
     first: dict[bytes, int] = {}
     sets: dict[int, np.ndarray] = {}
     parent: list[int] = []
@@ -47,17 +50,55 @@ def near_duplicate_clusters(texts: Iterable[str], threshold: float = 0.8, *, see
         parent.append(same)
         if same == position:
             sets[position] = shingles
-    index = MinHashLSH(threshold=threshold, num_perm=PERMUTATIONS, weights=RECALL_OVER_PRECISION)
-    hashes = MinHash.generator(
-        (shingles.tolist() for shingles in sets.values()), num_perm=PERMUTATIONS, seed=seed, hashfunc=int
-    )
-    for position, sketch in zip(sets, hashes, strict=True):
+    index = _index(threshold)
+    for position, (_, sketch) in zip(sets, _sketched(sets.values(), seed), strict=True):
         for other in sorted(index.query(sketch)):
             one, two = _root(parent, position), _root(parent, other)
             if one != two and _jaccard(sets[position], sets[other]) >= threshold:
                 parent[max(one, two)] = min(one, two)
         index.insert(position, sketch)
     return _in_order([_root(parent, position) for position in range(len(parent))])
+
+
+def near_matches(
+    texts: Sequence[str], references: Sequence[str], threshold: float = 0.8, *, seed: int = 1
+) -> list[tuple[int, float] | None]:
+    """Per text the position of the reference most like it and their Jaccard similarity; None below `threshold`.
+
+    Of references that are equally like it the first is named. Raises `ValueError` for a threshold that is not above 0
+    and at most 1.
+    """
+    _check_threshold(threshold)
+    index, known = _index(threshold), {}
+    for position, (shingles, sketch) in enumerate(_sketched(map(_shingles, references), seed)):
+        known[position] = shingles
+        index.insert(position, sketch)
+    found: list[tuple[int, float] | None] = []
+    for shingles, sketch in _sketched(map(_shingles, texts), seed):
+        alike = [(_jaccard(shingles, known[other]), -other) for other in index.query(sketch)]
+        similarity, other = max(alike, default=(0.0, 0))
+        found.append((-other, similarity) if similarity >= threshold else None)
+    return found
+
+
+def _check_threshold(threshold: float) -> None:
+    if not 0 < threshold <= 1:
+        raise ValueError(f"threshold {threshold} is not above 0 and at most 1")
+
+
+def _index(threshold: float) -> MinHashLSH:
+    from datasketch import MinHashLSH
+
+    return MinHashLSH(threshold=threshold, num_perm=PERMUTATIONS, weights=RECALL_OVER_PRECISION)
+
+
+def _sketched(sets: Iterable[np.ndarray], seed: int) -> Iterator[tuple[np.ndarray, MinHash]]:
+    """Every set of shingles with its MinHash, in order."""
+    from datasketch import MinHash
+
+    one, two = tee(sets)
+    hashes = MinHash.generator((s.tolist() for s in two), num_perm=PERMUTATIONS, seed=seed, hashfunc=int)
+    return zip(one, hashes, strict=True)
 
 
 def _shingles(text: str) -> np.ndarray:

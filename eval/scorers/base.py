@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from eval.request import EvaluationError
+from eval.errors import EvaluationError
 from eval.sandbox import SandboxLimits
 
 Document = Mapping[str, Any]  # a row of a task's items

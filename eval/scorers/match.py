@@ -26,8 +26,9 @@ _FIRST_LETTER = re.compile(r"\s*\(?([A-Z])(?:\)|[.:,]|\s*$)", re.MULTILINE)
 
 def normalise(text: str) -> str:
     """Case, compatibility forms, punctuation, symbols, English articles and repeated blanks taken away."""
-    text = unicodedata.normalize("NFKC", text).casefold()
+    text = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
     text = "".join(c for c in text if not unicodedata.category(c).startswith(("P", "S")))
+    text = unicodedata.normalize("NFKC", text)  # what stood on both sides of a sign may now be one character
     return " ".join(_ARTICLES.sub(" ", text).split())
 
 

@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-from eval.request import EvaluationError
+from eval.errors import EvaluationError
 from eval.sandbox import SandboxLimits
 from eval.scorers.base import Document, Metrics, Scorer, read_target
 
@@ -69,7 +69,9 @@ def _process() -> Iterator[subprocess.Popen[str]]:
 
 def _line(stream: IO[str], seconds: float) -> str:
     """The next line of a process, or nothing when it takes too long or has ended."""
-    return stream.readline().strip() if select.select([stream], [], [], seconds)[0] else ""
+    poll = select.poll()
+    poll.register(stream, select.POLLIN)
+    return stream.readline().strip() if poll.poll(seconds * 1000) else ""
 
 
 def _verdicts(pairs: Sequence[tuple[str, str]]) -> Iterator[bool]:

@@ -13,12 +13,13 @@ import pyarrow.parquet as pq
 
 from curate.records import Example, Message
 from curate.selection.explain import SourceShare, source_shares
-from eval.compare import Comparison
+from eval.leakage import Leak, read_leaks
+from eval.tables import Comparison
 from flows.config import RunConfig
 from flows.report.browser import MAX_ROWS, by_rank
 from flows.stages.analysis import ANALYSIS, confidence_file, neighbours_file
 from flows.stages.data import AUDIT, POOL, REJECTED, REMOVED
-from flows.stages.evaluation import ENGINE, read_results
+from flows.stages.evaluation import ENGINE, LEAKS, read_results
 from flows.stages.influence import TRUST
 from flows.stages.selection import SELECTION
 from flows.store import StageOutput
@@ -57,7 +58,8 @@ class Arm:
 @dataclass(frozen=True, eq=False)
 class ReportData:
     """Everything on the page. analysis: `analysis.json` of the run, with what holds for all methods; trust: what is
-    known of the influence scores themselves; conversations: by id, those of the picks that the page may show."""
+    known of the influence scores themselves; conversations: by id, those of the picks that the page may show; leaks:
+    items that no model was scored on."""
 
     config: RunConfig
     stages: Mapping[str, StageOutput]
@@ -70,6 +72,7 @@ class ReportData:
     rejected: list[dict]
     removed: list[dict]
     conversations: Mapping[str, Example] = field(default_factory=dict)
+    leaks: list[Leak] = field(default_factory=list)
 
 
 def read_shares(clean: Path, selection: Path) -> list[SourceShare]:
@@ -158,5 +161,6 @@ def read_report(config: RunConfig, stages: Mapping[str, StageOutput]) -> ReportD
         audit=json.loads((stages["encode"].path / AUDIT).read_text()),
         rejected=pq.read_table(stages["ingest"].path / REJECTED).to_pylist(),
         removed=pq.read_table(clean / REMOVED).to_pylist(),
+        leaks=read_leaks(stages["evaluate"].path / LEAKS),
         conversations=read_conversations(clean, arms),
     )

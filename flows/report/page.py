@@ -16,7 +16,7 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from eval.compare import AVERAGE
+from eval.tables import AVERAGE
 from flows.config import RunConfig
 from flows.report import browser, layout, results, row_flow, selection_plots, summary, training_plots
 from flows.report.data import Arm, ReportData, read_report
@@ -32,7 +32,8 @@ CODE = (
     *(f"flows/report/{name}" for name in (*TEMPLATES, STYLE, *SCRIPTS)),
     "curate/records.py",
     "curate/selection/inputs.py",
-    "eval/compare.py",
+    "eval/tables.py",
+    "eval/leakage.py",
 )
 SHOWN_ROWS = 8
 SHOWN_PICKS = 5

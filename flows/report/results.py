@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections import Counter
 
 import numpy as np
+from matplotlib.axes import Axes
 
-from eval.compare import AVERAGE, Comparison, MetricTable
+from eval.statistics import Interval
+from eval.tables import AVERAGE, Comparison, MetricTable
 from flows.report.figures import COLOURS, GREY, new_figure, styled, to_svg
 
 
@@ -35,7 +37,6 @@ def result_rows(table: MetricTable) -> dict:
     """A table's rows as the page's template wants them: cells per model, differences to the last control."""
     control = table.controls[-1] if table.controls else None
     judged = [m for m in table.models if control and m not in table.controls]
-    names = [*table.capabilities, AVERAGE]
     return {
         "metric": table.metric,
         "models": table.models,
@@ -43,40 +44,54 @@ def result_rows(table: MetricTable) -> dict:
         "control": control,
         "rows": [
             {
-                "name": name,
-                "cells": [table.cell(model, name) for model in table.models],
-                "differences": [table.difference(model, str(control), name) for model in judged],
+                "name": row.name,
+                "kind": row.kind,
+                "cells": [table.cell(model, row.name) for model in table.models],
+                "differences": [table.difference(model, str(control), row.name) for model in judged],
             }
-            for name in names
+            for row in table.rows
         ],
+        "balance": table.balance,
+        "seeds": max(cell.interval.runs for cell in table.cells),
     }
 
 
 def figure_of(table: MetricTable) -> str:
-    """Means with intervals per capability and model."""
+    """Means with intervals per capability and model; beside them each model's difference to the last control, filled
+    where it may be called better or worse."""
     with styled():
-        names = [*table.capabilities, AVERAGE]
-        figure, (axis,) = new_figure(8, 0.7 + 0.5 * len(names))
-        rows = np.arange(len(names), dtype=float)
+        rows = [row.name for row in table.rows]
+        control = table.controls[-1] if table.controls else None
+        judged = [m for m in table.models if control and m not in table.controls]
+        figure, axes = new_figure(9 if judged else 7, 1.0 + 0.42 * len(rows), 2 if judged else 1, sharey=True)
+        shades = {m: GREY if m in table.controls[:1] else COLOURS[k % len(COLOURS)] for k, m in enumerate(table.models)}
+        places = np.arange(len(rows), dtype=float)
         for k, model in enumerate(table.models):
-            cells = [table.cell(model, name) for name in names]
-            means = np.array([c.mean for c in cells])
-            errors = np.array([[c.mean - c.low for c in cells], [c.high - c.mean for c in cells]])
-            axis.errorbar(
-                means,
-                rows + (k - (len(table.models) - 1) / 2) * 0.2,
-                xerr=np.maximum(errors, 0),
-                fmt="o",
-                markersize=4,
-                capsize=2,
-                linewidth=1.2,
-                label=model,
-                color=GREY if k == 0 else COLOURS[k - 1],
-            )
-        axis.set_yticks(rows, names)
-        axis.invert_yaxis()
-        axis.set_xlabel(f"{table.metric.name} ({'higher' if table.metric.higher_is_better else 'lower'} is better)")
-        axis.legend(frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
-        axis.grid(axis="x", color="#e6e8eb", linewidth=0.8)
-        axis.set_axisbelow(True)
+            at = places + (k - (len(table.models) - 1) / 2) * min(0.2, 0.7 / len(table.models))
+            for row, y in zip(rows, at, strict=True):
+                _whisker(axes[0], table.cell(model, row), y, shades[model], filled=True)
+            axes[0].plot([], [], "o", markersize=4, color=shades[model], label=model)
+        axes[0].set_yticks(places, rows)
+        axes[0].set_ylim(len(rows) - 0.5, -0.5)
+        axes[0].set_xlabel(f"{table.metric.name} ({'higher' if table.metric.higher_is_better else 'lower'} is better)")
+        for k, model in enumerate(judged):
+            at = places + (k - (len(judged) - 1) / 2) * min(0.2, 0.7 / len(judged))
+            for row, y in zip(rows, at, strict=True):
+                found = table.difference(model, str(control), row)
+                _whisker(axes[1], found.interval, y, shades[model], filled=found.verdict != "no clear difference")
+        if judged:
+            axes[1].axvline(0, color="#9aa0a8", linewidth=0.9, zorder=0)
+            axes[1].set_xlabel(f"difference to {control} (hollow: not clear)")
+        for axis in axes:
+            axis.grid(axis="x", color="#e6e8eb", linewidth=0.8)
+            axis.set_axisbelow(True)
+            axis.axhline(sum(row.kind != "average" for row in table.rows) - 0.5, color="#c6ccd2", linewidth=0.8)
+        figure.legend(
+            *axes[0].get_legend_handles_labels(), loc="outside upper left", frameon=False, ncols=6, fontsize=8
+        )
         return to_svg(figure)
+
+
+def _whisker(axis: Axes, interval: Interval, y: float, shade: str, *, filled: bool) -> None:
+    axis.plot([interval.low, interval.high], [y, y], color=shade, linewidth=1.2, solid_capstyle="butt")
+    axis.plot([interval.mean], [y], "o", markersize=4.5, color=shade, markerfacecolor=shade if filled else "white")

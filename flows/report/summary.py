@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from eval.compare import AVERAGE, Comparison, MetricTable
+from eval.tables import AVERAGE, Comparison, MetricTable
 from flows.report.data import ReportData
 
 NO_CLEAR_DIFFERENCE = "no clear difference"

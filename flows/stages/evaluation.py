@@ -1,96 +1,168 @@
-"""Evaluation as a stage: task scores on vLLM and held-out losses of every model, over the same items, with
-intervals."""
+"""Evaluation as a stage: task scores on vLLM and held-out losses of every model, over the same items, with intervals.
+
+Items that overlap a target or a training row are excluded for all models and listed. A killed stage goes on at the next
+task, and at the next model's held-out losses.
+"""
 
 from __future__ import annotations
 
 import json
+import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from eval.compare import ACCURACY, BITS_PER_BYTE, EXACT_MATCH, Comparison, accuracy_scores, compare
+from curate.sources import read_targets
+from eval import leakage, parts
+from eval.compare import BASE, RANDOM, Scores, compare
 from eval.harness import run_evaluation
-from eval.heldout import bits_by_capability, encode_held_out, held_out_losses
-from eval.items import read_items
+from eval.heldout import ItemLoss, encode_held_out, held_out_losses
+from eval.items import EvaluationItem, read_items
 from eval.request import EngineSettings, EvaluationRequest, EvaluationResponse, ModelToEvaluate
-from flows.config import RunConfig
+from eval.results import check_measured, metric_of, task_scores
+from eval.statistics import TaskScores
+from eval.tables import BITS_PER_BYTE, BITS_PER_TOKEN, Comparison, Metric
+from flows.config import ConfigError, RunConfig
 from flows.process import show
 from flows.stages.data import external_digest
 from flows.store import StageOutput, StageStore
-from train.models import load_base, load_tokenizer
+from train.models import load_adapter, load_base, load_tokenizer
 
-BASE = "base"
-RANDOM = "random"
-RESULTS, ITEMS, ENGINE = "results.json", "items.parquet", "engine.json"
+RESULTS, ITEMS, ENGINE, LEAKS, EXCLUDED = (
+    "results.json",
+    "items.parquet",
+    "engine.json",
+    "leaks.parquet",
+    "excluded.json",
+)
+HELD_OUT = "held_out"  # the held-out losses' task, and the folder of what is finished of them
 ITEM_SCHEMA = pa.schema(
     [
         ("model", pa.string()),
+        ("run", pa.int32()),
         ("task", pa.string()),
         ("capability", pa.string()),
         ("id", pa.string()),
         ("metric", pa.string()),
         ("value", pa.float64()),
+        ("excluded", pa.bool_()),
     ]
 )
 
 
 @dataclass(frozen=True)
 class EvaluatedModel:
-    """A whole (merged) model folder or hub id, by the name it has in the tables; `key`: hash of its content."""
+    """One training run of a model, by the name it has in the tables.
+
+    path: a whole model; adapter: a LoRA adapter for it; merged: both as one; key: hash of the content; run: which of
+    the model's training runs (seeds) it is, from 0.
+    """
 
     name: str
     path: str
     key: str
+    adapter: str | None = None
+    merged: str | None = None
+    run: int = 0
+
+    @property
+    def run_name(self) -> str:
+        return f"{self.name}, run {self.run + 1}" if self.run else self.name
 
 
-def evaluate(config: RunConfig, store: StageStore, models: Sequence[EvaluatedModel]) -> StageOutput:
-    """Comparison of all models with base and, where there is one, random as controls."""
+def evaluated_models(config: RunConfig, models: Mapping[str, Sequence[str]]) -> list[EvaluatedModel]:
+    """The base model and every training run of the others. Raises `ConfigError` for a folder that holds no model."""
+    found = [EvaluatedModel(BASE, config.model, external_digest(config.model))]
+    for name, folders in models.items():
+        found += [_model(config, name, run, Path(folder)) for run, folder in enumerate(folders)]
+    return found
+
+
+def _model(config: RunConfig, name: str, run: int, folder: Path) -> EvaluatedModel:
+    if name == BASE:
+        raise ConfigError(f"--model {name}: that name is the base model's own; choose another")
+    if (folder / "merged").is_dir() and (folder / "adapter").is_dir():
+        adapter, merged = folder / "adapter", folder / "merged"
+        return EvaluatedModel(name, config.model, external_digest(str(merged)), str(adapter), str(merged), run)
+    if (folder / "config.json").is_file():
+        return EvaluatedModel(name, str(folder), external_digest(str(folder)), run=run)
+    if (folder / "adapter_config.json").is_file():
+        return EvaluatedModel(name, config.model, external_digest(str(folder)), adapter=str(folder), run=run)
+    raise ConfigError(f"model {name}: {folder} has neither config.json nor adapter_config.json, so it is no model")
+
+
+def evaluate(
+    config: RunConfig, store: StageStore, models: Sequence[EvaluatedModel], datasets: Mapping[str, str]
+) -> StageOutput:
+    """Comparison of all models with base and, where there is one, random as controls. datasets: name -> exported folder
+    that models were trained on."""
     settings = config.evaluation
 
     def build(folder: Path) -> None:
-        scores: list = []
+        known = _known_texts(config, datasets)
+        scored: list[tuple[Metric, Scores]] = []
         records: list[dict] = []
+        leaks: list[leakage.Leak] = []
         skipped: dict[str, str] = {}
         if settings.items:
-            bits, skipped = _held_out(config, models)
-            scores.append((BITS_PER_BYTE, bits))
-            records += _records("held_out", "bits_per_byte", bits)
+            items = read_items(settings.items)
+            leaks += leakage.find_leaks([leakage.ScoredText(HELD_OUT, i.id, i.prompt) for i in items], known)
+            losses, skipped = _held_out(config, models, items, folder / HELD_OUT)
+            leaked = {leak.item_id for leak in leaks}
+            scored += _held_out_scores(models, losses, leaked)
+            records += _held_out_records(models, losses, leaked)
         if settings.tasks:
             response = _tasks(config, models, folder)
-            order = list(scores[0][1][models[0].name]) if scores else []
-            for metric, key in ((ACCURACY, "acc"), (EXACT_MATCH, "exact_match")):
-                found = accuracy_scores(response, key)
-                if found:
-                    ordered = {name: _ordered(values, order) for name, values in found.items()}
-                    scores.append((metric, ordered))
-                    records += _records("tasks", key, ordered)
-            (folder / ENGINE).write_text(response.engine.model_dump_json(indent=1))
-        controls = [name for name in (BASE, RANDOM) if name in {m.name for m in models} and len(models) > 1]
-        comparison = compare(scores, controls, resamples=settings.resamples, seed=config.seed)
+            check_measured(response)
+            texts = {(i.task, i.item_id): leakage.ScoredText(i.task, i.item_id, i.prompt or "") for i in response.items}
+            found = leakage.find_leaks(list(texts.values()), known)
+            excluded = {(leak.task, leak.item_id) for leak in found}
+            leaks += found
+            runs = {m.run_name: (m.name, m.run) for m in models}
+            order = list(dict.fromkeys(item.capability for item in items)) if settings.items else []
+            scored += [(metric, _in_order(scores, order)) for metric, scores in task_scores(response, runs, excluded)]
+            records += _task_records(response, runs, excluded)
+            (folder / ENGINE).write_text(
+                json.dumps({**response.engine.model_dump(), "notes": response.notes}, indent=1)
+            )
+        names = {m.name for m in models}
+        controls = [name for name in (BASE, RANDOM) if name in names and len(names) > 1]
+        comparison = compare(scored, controls, resamples=settings.resamples, seed=config.seed)
         (folder / RESULTS).write_text(comparison.model_dump_json(indent=1))
-        (folder / "excluded.json").write_text(json.dumps(skipped, indent=1))
+        (folder / EXCLUDED).write_text(json.dumps(skipped, indent=1))
+        leakage.write_leaks(folder / LEAKS, leaks)
         pq.write_table(pa.Table.from_pylist(records, schema=ITEM_SCHEMA), folder / ITEMS)
+        shutil.rmtree(folder / HELD_OUT, ignore_errors=True)  # they are in the table
+        shutil.rmtree(folder / "engine" / parts.FOLDER, ignore_errors=True)
 
     task_files = {"tasks": external_digest(str(settings.task_folder))} if settings.task_folder else {}
+    targets = {f"targets-{k}": external_digest(spec.path) for k, spec in enumerate(config.data.targets)}
     return store.run(
         "evaluate",
         build,
         params={
-            "models": [m.name for m in models],
+            "models": [(m.name, m.run) for m in models],
             "settings": settings.model_dump(mode="json", exclude={"python", "task_folder", "items"}),
             "seed": config.seed,
             "max_length": config.max_length,
+            "targets": [spec.model_dump(mode="json") for spec in config.data.targets],
         },
         inputs={
-            **{f"model-{m.name}": m.key for m in models},
+            **{f"model-{m.name}-{m.run}": m.key for m in models},
             **{f"items-{k}": external_digest(str(path)) for k, path in enumerate(settings.items)},
+            **{f"dataset-{name}": external_digest(folder) for name, folder in datasets.items()},
+            **targets,
             **task_files,
         },
-        code=["train/encoding.py", "train/losses.py", "train/models.py", "eval", "flows/stages/evaluation.py"],
+        code=[
+            *("train/encoding.py", "train/losses.py", "train/models.py", "train/process.py"),
+            *("curate/cleaning", "curate/records.py", "curate/sources", "eval", "flows/stages/evaluation.py"),
+        ],
+        resumable=True,  # finished parts are found again
     )
 
 
@@ -98,43 +170,151 @@ def read_results(folder: Path) -> Comparison:
     return Comparison.model_validate_json((folder / RESULTS).read_text())
 
 
-def _held_out(config: RunConfig, models: Sequence[EvaluatedModel]) -> tuple[dict, dict[str, str]]:
-    items = [
-        {"id": item.id, "capability": item.capability, "messages": item.messages()}
-        for item in read_items(config.evaluation.items)
-    ]
+def _known_texts(config: RunConfig, datasets: Mapping[str, str]) -> list[leakage.KnownText]:
+    """What steered and what trained, turn by turn; of targets the questions, of training rows all that was said."""
+    targets, _ = read_targets(config.data.targets, max_rejected=config.data.max_rejected)
+    known = [leakage.KnownText("target", each.id, turn) for each in targets for turn in each.user_turns()]
+    seen: set[str] = set()
+    for folder in datasets.values():
+        for path in sorted((Path(folder) / "data").glob("*.parquet")):
+            for row in pq.read_table(path, columns=["id", "messages"]).to_pylist():
+                if row["id"] not in seen:
+                    seen.add(row["id"])
+                    known += [leakage.KnownText("training row", row["id"], turn["content"]) for turn in row["messages"]]
+    return known
+
+
+def _held_out(
+    config: RunConfig, models: Sequence[EvaluatedModel], items: Sequence[EvaluationItem], finished: Path
+) -> tuple[dict[str, list[ItemLoss]], dict[str, str]]:
+    """Losses of every run's items; each run's are written down as they are finished."""
     tokenizer = load_tokenizer(config.model)
-    rows, skipped = encode_held_out(items, tokenizer, config.max_length)
-    bits = {}
-    for model in models:
-        losses = held_out_losses(load_base(model.path), rows, tokenizer.pad_token_id)
-        bits[model.name] = bits_by_capability(losses)
-    return bits, dict(skipped)
+    asked = [{"id": item.id, "capability": item.capability, "messages": item.messages()} for item in items]
+    rows, skipped = encode_held_out(asked, tokenizer, config.max_length)
+    finished.mkdir(exist_ok=True)
+    losses = {}
+    for number, model in enumerate(models):
+        path = finished / f"{number}.json"
+        if not path.exists():
+            found = held_out_losses(_loaded(model), rows, tokenizer.pad_token_id)
+            partial = path.with_suffix(".partial")
+            partial.write_text(json.dumps([vars(loss) for loss in found]))
+            partial.replace(path)
+        losses[model.run_name] = [ItemLoss(**loss) for loss in json.loads(path.read_text())]
+    return losses, dict(skipped)
+
+
+def _loaded(model: EvaluatedModel):
+    if model.merged or not model.adapter:
+        return load_base(model.merged or model.path)
+    return load_adapter(load_base(model.path), Path(model.adapter))
+
+
+def _held_out_scores(
+    models: Sequence[EvaluatedModel], losses: Mapping[str, Sequence[ItemLoss]], leaked: set[str]
+) -> list[tuple[Metric, dict[str, dict[str, TaskScores]]]]:
+    scored = []
+    for metric, unit in ((BITS_PER_BYTE, "bits_per_byte"), (BITS_PER_TOKEN, "bits_per_token")):
+        values: dict[str, dict[str, dict[int, dict[str, float]]]] = {}
+        for model in models:
+            for loss in losses[model.run_name]:
+                if loss.id not in leaked:
+                    of_run = values.setdefault(model.name, {}).setdefault(loss.capability, {})
+                    of_run.setdefault(model.run, {})[loss.id] = getattr(loss, unit)
+        scores = {
+            model: {name: TaskScores.of(name, name, [runs[run] for run in sorted(runs)]) for name, runs in each.items()}
+            for model, each in values.items()
+        }
+        scored.append((metric, scores))
+    return scored
 
 
 def _tasks(config: RunConfig, models: Sequence[EvaluatedModel], folder: Path) -> EvaluationResponse:
     settings = config.evaluation
+    server = settings.backend == "server"
     request = EvaluationRequest(
-        models=tuple(ModelToEvaluate(name=m.name, path=m.path) for m in models),
+        models=tuple(
+            ModelToEvaluate(
+                name=m.run_name,
+                path=m.path,
+                adapter=m.adapter,
+                merged=m.merged,
+                served=_served(config, m) if server else None,
+            )
+            for m in models
+        ),
         tasks=tuple(settings.tasks),
         task_folder=str(settings.task_folder) if settings.task_folder else None,
         limit=settings.limit,
-        engine=EngineSettings(backend=settings.backend, max_model_len=settings.max_model_len or config.max_length),
+        engine=EngineSettings(
+            backend=settings.backend,
+            url=settings.url,
+            adapters=settings.adapters,
+            overflow=settings.overflow,
+            dtype=settings.dtype,
+            max_model_len=settings.max_model_len or config.max_length,
+        ),
         seed=config.seed,
+        run_code=settings.run_code,
+        sandbox=settings.sandbox,
     )
     return run_evaluation(request, folder / "engine", python=str(settings.python or sys.executable), on_line=show)
 
 
-def _ordered(by_capability: dict, order: Sequence[str]) -> dict:
-    """Capabilities in the order of the first table, so that all tables read alike."""
-    names = [name for name in order if name in by_capability] + [name for name in by_capability if name not in order]
-    return {name: by_capability[name] for name in names}
+def _served(config: RunConfig, model: EvaluatedModel) -> str:
+    """What the server calls a model: the name that was given, else its own."""
+    names = config.evaluation.served.get(model.name, [model.name])
+    if model.run >= len(names):
+        raise ConfigError(
+            f"evaluation.served.{model.name} names {len(names)} model(s), but there are more training runs of it"
+        )
+    return names[model.run]
 
 
-def _records(task: str, metric: str, scores: dict) -> list[dict]:
+def _in_order(scores: Mapping[str, Mapping[str, TaskScores]], order: Sequence[str]) -> Scores:
+    """Tasks by capability in the order of the first table, so that all tables read alike."""
+    place = {capability: number for number, capability in enumerate(order)}
+    return {
+        model: dict(sorted(tasks.items(), key=lambda task: place.get(task[1].capability, len(place))))
+        for model, tasks in scores.items()
+    }
+
+
+def _held_out_records(
+    models: Sequence[EvaluatedModel], losses: Mapping[str, Sequence[ItemLoss]], leaked: set[str]
+) -> list[dict]:
     return [
-        {"model": model, "task": task, "capability": capability, "id": item, "metric": metric, "value": value}
-        for model, by_capability in scores.items()
-        for capability, values in by_capability.items()
-        for item, value in values.items()
+        {
+            "model": model.name,
+            "run": model.run,
+            "task": HELD_OUT,
+            "capability": loss.capability,
+            "id": loss.id,
+            "metric": unit,
+            "value": getattr(loss, unit),
+            "excluded": loss.id in leaked,
+        }
+        for model in models
+        for loss in losses[model.run_name]
+        for unit in ("bits_per_byte", "bits_per_token")
+    ]
+
+
+def _task_records(
+    response: EvaluationResponse, runs: Mapping[str, tuple[str, int]], excluded: set[tuple[str, str]]
+) -> list[dict]:
+    """The metric that the tables show of every item; all of them are in the engine's response."""
+    return [
+        {
+            "model": runs[item.model][0],
+            "run": runs[item.model][1],
+            "task": item.task,
+            "capability": item.capability or item.task,
+            "id": item.item_id,
+            "metric": name,
+            "value": item.metrics[name],
+            "excluded": (item.task, item.item_id) in excluded,
+        }
+        for item in response.items
+        if (name := metric_of(item)) is not None
     ]

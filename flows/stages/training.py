@@ -1,5 +1,5 @@
-"""Training processes, and fine-tuning as a stage: one adapter per selection, each with exactly the same budget, steps
-and seed."""
+"""Training processes, and fine-tuning as a stage: one adapter per selection and seed, each with exactly the same budget
+and steps."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def launch_training(job: TrainJob, accelerate_config: Path | None, name: str) ->
     launch("train", path, accelerate_config, job.output / TRAIN_LOG, name)
 
 
-def finetune(config: RunConfig, store: StageStore, arm: str, dataset: Path, dataset_key: str) -> StageOutput:
+def finetune(config: RunConfig, store: StageStore, arm: str, dataset: Path, dataset_key: str, seed: int) -> StageOutput:
     """Fine-tune the base model on an exported dataset folder."""
     settings = config.finetune
 
@@ -45,19 +45,19 @@ def finetune(config: RunConfig, store: StageStore, arm: str, dataset: Path, data
             model=config.model,
             data=dataset / "data",
             output=folder,
-            seed=config.seed,
+            seed=seed,
             max_length=config.max_length,
             **{name: getattr(settings, name) for name in TrainingParts.model_fields},
         )
-        launch_training(job, settings.accelerate, f"fine-tuning on {arm}")
+        launch_training(job, settings.accelerate, f"fine-tuning on {arm}, seed {seed}")
 
     return store.run(
         "finetune",
         build,
         params={
             "arm": arm,
-            "settings": settings.model_dump(mode="json", exclude={"save_every"}),
-            "seed": config.seed,
+            "settings": settings.model_dump(mode="json", exclude={"save_every", "seeds"}),
+            "seed": seed,
             "max_length": config.max_length,
         },
         inputs={"dataset": dataset_key, "model": external_digest(config.model)},

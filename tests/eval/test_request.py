@@ -54,9 +54,11 @@ def test_folders_are_checked(tmp_path):
     with pytest.raises(EvaluationError, match=r"no config\.json"):
         check_paths(_request(tmp_path))
     (tmp_path / "adapter_config.json").write_text("{}")
-    with pytest.raises(EvaluationError, match="merge it into its base"):
+    with pytest.raises(EvaluationError, match="give the base model as `path`"):
         check_paths(_request(tmp_path))
     (tmp_path / "config.json").write_text("{}")
     check_paths(_request(tmp_path))
+    with pytest.raises(EvaluationError, match=r"no adapter_config\.json"):
+        check_paths(_request(tmp_path, models=[{"name": "m", "path": str(tmp_path), "adapter": str(tmp_path / "no")}]))
     with pytest.raises(EvaluationError, match="task_folder"):
         check_paths(_request(tmp_path, task_folder=str(tmp_path / "tasks")))

@@ -10,7 +10,8 @@ import numpy as np
 
 from curate.records import Example, Message
 from curate.selection.explain import SourceShare
-from eval.compare import ACCURACY, compare
+from eval.compare import compare, scores_by_capability
+from eval.tables import ACCURACY
 from flows.config import validate
 from flows.report.data import Arm, Pick, ReportData
 from flows.store import StageOutput
@@ -44,7 +45,7 @@ def scores(shift, items=40):
 
 def comparison(metric=ACCURACY, shift=0.2, controls=("base", "random")):
     models = {"base": scores(0.0), "bids": scores(shift), "random": scores(0.0)}
-    return compare([(metric, models)], list(controls), resamples=200, seed=1)
+    return compare([(metric, scores_by_capability(models))], list(controls), resamples=200, seed=1)
 
 
 def described(math=0.31, code=-0.02, thi=(7, 3)):

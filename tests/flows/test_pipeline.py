@@ -9,7 +9,7 @@ from flows.pipeline import curate_flow, evaluate_flow, finetune_flow, pipeline_f
 FLOWS = {
     "curate": (curate_flow, {"config"}),
     "finetune": (finetune_flow, {"config", "datasets"}),
-    "evaluate": (evaluate_flow, {"config", "models"}),
+    "evaluate": (evaluate_flow, {"config", "models", "datasets"}),
     "pipeline": (pipeline_flow, {"config"}),
 }
 

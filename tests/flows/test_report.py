@@ -13,7 +13,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from eval.compare import ACCURACY, BITS_PER_BYTE, compare
+from eval.compare import compare, scores_by_capability
+from eval.tables import ACCURACY, BITS_PER_BYTE
 from flows.report.data import read_losses, read_shares
 from flows.report.figures import label_ends, new_figure, thinned
 from flows.report.page import CODE, render
@@ -192,7 +193,7 @@ def test_an_interval_with_zero_in_it_is_never_called_better(tmp_path):
 
 
 def test_without_a_control_nothing_is_claimed(tmp_path):
-    compared = compare([(ACCURACY, {"bids": scores(0.0)})], [], resamples=200, seed=1)
+    compared = compare([(ACCURACY, scores_by_capability({"bids": scores(0.0)}))], [], resamples=200, seed=1)
     data = report_data(tmp_path, compared=compared)
     assert headline(data.comparison) == []
     assert "Nothing was compared: there is no control." in render(data)

@@ -41,7 +41,7 @@ class BuildError(ValueError):
 
 
 def _gold(row: Row, extra: dict[str, Any]) -> dict[str, Any]:
-    return {"answers": extra["answers"]}
+    return {"answers": list(dict.fromkeys([row["target"], *extra["answers"]]))}
 
 
 def _instructions(row: Row, extra: dict[str, Any]) -> dict[str, Any]:

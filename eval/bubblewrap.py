@@ -22,7 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from eval.errors import EvaluationError
 
 _OPEN_FILES = 64
-FOLDER, _PROGRAM = "/work", "/program.py"
+FOLDER, _PROGRAM = "/sandbox", "/program.py"
 _FIRST_UID = 2**30  # above what distributions give out; each program of a root user gets one to itself
 
 # The first process inside. Its child gives up root's user id, takes limits that no one there can raise again, and

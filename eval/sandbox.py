@@ -5,7 +5,7 @@ environment. bubblewrap (`bwrap`, the tool under Flatpak) gives it namespaces of
 small folder; resource limits, a filter of system calls (`eval.seccomp`) and a watch over the whole sandbox do the rest.
 It works for root, whose programs get a user id of their own because the kernel exempts root from process limits, and
 for ordinary users. Everything dies with its process namespace, so nothing a program starts can outlive it.
-Cost: about 50 ms per program. Limit: Linux; the kernel itself is shared, so this is no virtual machine.
+Cost: about 0.1 s of a core per program. Limit: Linux; the kernel itself is shared, so this is no virtual machine.
 """
 
 from __future__ import annotations

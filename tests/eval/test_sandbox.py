@@ -17,7 +17,7 @@ import psutil
 import pytest
 from pydantic import ValidationError
 
-from eval import sandbox
+from eval import bubblewrap, sandbox
 from eval.sandbox import SandboxError, SandboxLimits, find_sandbox, run_program, run_programs
 from eval.seccomp import REFUSED, SeccompError, filter_program
 
@@ -129,9 +129,9 @@ def test_files_of_the_host_are_not_there(tmp_path):
     said = attempt(f"for path in {paths!r}: attempt(open, path)")
     assert said == "FileNotFoundError ENOENT\n" * len(paths)
     said = attempt(
-        f"print(sorted(os.listdir('/')), os.listdir('/work'), os.path.exists({str(Path.home())!r} + '/.ssh'))"
+        f"print(sorted(os.listdir('/')), os.listdir('/sandbox'), os.path.exists({str(Path.home())!r} + '/.ssh'))"
     )
-    allowed = {"bin", "dev", "etc", "lib", "lib32", "lib64", "libx32", "proc", "program.py", "sbin", "usr", "work"}
+    allowed = {"bin", "dev", "etc", "lib", "lib32", "lib64", "libx32", "proc", "program.py", "sbin", "sandbox", "usr"}
     names = set(json.loads(said.partition("]")[0].replace("'", '"') + "]"))
     assert names - allowed <= {Path(sys.base_prefix).parts[1]}
     assert said.endswith("[] False\n")
@@ -160,21 +160,21 @@ def test_writing_outside_the_working_folder_fails():
     )
     assert set(said.split()[1::2]) <= {"EROFS", "EACCES", "ENOENT"}
     assert len(said.splitlines()) == 6
-    assert attempt("attempt(open('/work/x', 'w').write, 'abc')") == "done 3\n"
+    assert attempt("attempt(open('/sandbox/x', 'w').write, 'abc')") == "done 3\n"
 
 
 def test_the_working_folder_is_gone_and_bounded():
     limits = SandboxLimits(seconds=5, disk_mb=4)
     program = """
 def fill(number):
-    with open(f"/work/{number}", "wb") as file:
+    with open(f"/sandbox/{number}", "wb") as file:
         for _ in range(3):
             file.write(bytes(2**20))
 for number in range(2): attempt(fill, number)
 """
     assert attempt(program, limits) == "done None\nOSError ENOSPC\n"
-    assert attempt("print(os.listdir('/work'))", limits) == "[]\n"
-    result = run_program("open('/work/x', 'wb').truncate(5 * 2**20)", limits)  # a single file has that limit too
+    assert attempt("print(os.listdir('/sandbox'))", limits) == "[]\n"
+    result = run_program("open('/sandbox/x', 'wb').truncate(5 * 2**20)", limits)  # a single file has that limit too
     assert result.outcome == "failed"
 
 
@@ -221,6 +221,13 @@ time.sleep(20)
 """
     result = run_program(program, SandboxLimits(seconds=15, memory_mb=256))
     assert (result.outcome, result.exit_code) == ("memory", None)
+    assert result.seconds < 10
+
+
+def test_endless_empty_files_are_ended():
+    program = "n = 0\nwhile True:\n    n += 1\n    open(f'/sandbox/{n}', 'w').close()"
+    result = run_program(program, SandboxLimits(seconds=20))
+    assert result.outcome == "memory"
     assert result.seconds < 10
 
 
@@ -403,6 +410,9 @@ def test_an_ordinary_user_is_held_as_well():
         "secret": "open('/etc/passwd')",
         "memory": "x = bytearray(4 * 2**30)",
         "loop": "while True: pass",
+        "files": "n = 0\nwhile True:\n    n += 1\n    open(f'/sandbox/{n}', 'w').close()",
+        "together": "import os, time\nfor _ in range(6):\n    if os.fork() == 0:\n"
+        "        x = bytearray(b'x') * (100 * 2**20); time.sleep(9); os._exit(0)\ntime.sleep(9)",
     }
     read, write = os.pipe()
     child = os.fork()
@@ -411,9 +421,9 @@ def test_an_ordinary_user_is_held_as_well():
             os.setgroups([])
             os.setgid(1500)
             os.setuid(1500)
-            sandbox._check.cache_clear()
+            bubblewrap._check.cache_clear()
             sandbox._check_python.cache_clear()
-            limits = SandboxLimits(seconds=3, processes=8)
+            limits = SandboxLimits(seconds=4, processes=8)
             results = {name: run_program(text, limits, "/usr/bin/python3") for name, text in programs.items()}
             told = {name: [result.outcome, result.output] for name, result in results.items()}
         except BaseException as error:
@@ -429,6 +439,8 @@ def test_an_ordinary_user_is_held_as_well():
     assert told["user"] == ["passed", "65534 1\n"]
     assert told["bomb"] == ["passed", "11 7\n"]
     assert told["memory"][0] == "memory"
+    assert told["together"][0] == "memory"
+    assert told["files"][0] == "memory"
     assert told["loop"][0] == "timeout"
     for name, why in (("root", "Read-only file system"), ("dev", "Read-only file system"), ("secret", "No such file")):
         assert told[name][0] == "failed"

@@ -1,8 +1,8 @@
 """The way of the rows from the sources to the selections: how many came to each step, what left there and why.
 
 The numbers are the stages' own accounting, and each step must begin with what the one before it left; a flow that does
-not add up is an error, never a picture. Methods choose from the same rows, so their ribbons overlap in meaning though
-not on the page, which the figure says. Ribbons are as high as their rows, but never thinner than a line.
+not add up is an error, never a picture. Methods choose from the same rows, so their ribbons add up to no total; the
+page says so. Ribbons are as high as their rows, but never thinner than a line.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ STEPS = {"ingest": "read", "clean": "in the pool", "encode": "cleaned"}  # stage
 ENCODED = "can be trained on"
 REASONS = {
     "rejected": "rejected as unreadable",
-    "targets": "targets: they only steer",
+    "targets": "targets to steer by",
     "exact_duplicates": "exact duplicates",
     "target_overlap": "same text as a target",
     "word_run_overlap": "overlap a target or test item",
@@ -136,7 +136,8 @@ def _step(axis: Axes, place: int, step: Step, after: int | None, scale: float, i
     for number, (why, count) in enumerate(step.left):
         thick = max(count * scale, THINNEST * inch)
         foot = -(0.15 + FOOT * number) * inch
-        axis.add_patch(_ribbon((place + 0.05, upper), (place + 0.22, foot + thick / 2), thick, LOSS))
+        end = min(thick, 0.7 * FOOT * inch)  # a large loss narrows to the line of its reason
+        axis.add_patch(_ribbon((place + 0.05, upper), (place + 0.22, foot + end / 2), thick, LOSS, end))
         axis.text(place + 0.25, foot, f"−{count:,} {short(why, 32)}", fontsize=8, color="#444", va="center")
         upper -= count * scale
 
@@ -165,12 +166,15 @@ def _box(left: float, right: float, top: float, height: float, shade: str) -> Pa
     return PathPatch(Path(corners, closed=True), facecolor=shade, linewidth=0)
 
 
-def _ribbon(start: tuple[float, float], end: tuple[float, float], thick: float, shade: str) -> PathPatch:
-    """An S curve between two upper corners."""
+def _ribbon(
+    start: tuple[float, float], end: tuple[float, float], thick: float, shade: str, thick_end: float | None = None
+) -> PathPatch:
+    """An S curve between two upper corners, as thick at its end as at its start if not told otherwise."""
+    low = thick if thick_end is None else thick_end
     (x0, y0), (x1, y1) = start, end
     middle = (x0 + x1) / 2
     there = [(x0, y0), (middle, y0), (middle, y1), (x1, y1)]
-    back = [(x1, y1 - thick), (middle, y1 - thick), (middle, y0 - thick), (x0, y0 - thick), (x0, y0)]
+    back = [(x1, y1 - low), (middle, y1 - low), (middle, y0 - thick), (x0, y0 - thick), (x0, y0)]
     curve = [Path.CURVE4] * 3
     path = Path([*there, *back], [Path.MOVETO, *curve, Path.LINETO, *curve, Path.CLOSEPOLY])
     return PathPatch(path, facecolor=shade, alpha=0.5, linewidth=0)

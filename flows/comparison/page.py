@@ -1,0 +1,113 @@
+"""The comparison as one HTML file that needs nothing else, with the report's look, figures and rules of safety.
+
+Data is escaped by the templates; only our own SVG, style and script go in as they are, and the content policy names the
+script by its hash and allows no request. Drawing takes a second or two.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from base64 import b64encode
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from curate.selection.explain import SourceShare
+from eval.tables import AVERAGE, MetricTable
+from flows.comparison.figures import overlap_heat_map
+from flows.comparison.text import SHOWN_PARTS, overlap_names, shown_pairs
+from flows.comparison.values import RunComparison, SelectedArm
+from flows.report import layout, page, results, selection_plots
+from flows.report.summary import KeyFigure, outcomes
+
+SCRIPT = "page.js"  # the report's
+LISTED_SOURCES = 24
+
+
+def render(found: RunComparison) -> str:
+    """The page as one HTML text without references to anything outside it."""
+    report = Path(page.__file__).parent
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    body, contents = layout.arrange(
+        environment.get_template("sections.html").render(
+            found=found,
+            pairs=shown_pairs(found),
+            source_names=overlap_names(found, "source"),
+            task_names=overlap_names(found, "task"),
+            shown_parts=SHOWN_PARTS,
+            headline=results.headline(found.results),
+            tables=[_differences(table) for table in found.results.tables],
+            sources=Markup(_source_figure(found.arms)),
+            heat_map=Markup(overlap_heat_map(found)) if len(found.arms) > 1 else None,
+            figures=[Markup(results.figure_of(table)) for table in found.results.tables],
+            average=AVERAGE,
+        )
+    )
+    script = (report / SCRIPT).read_text(encoding="utf-8")
+    return environment.get_template("page.html").render(
+        found=found,
+        title=f"Comparison of {_listed([run.label for run in found.runs])}",
+        key_figures=_key_figures(found),
+        contents=[(entry.address, Markup(entry.title)) for entry in contents],
+        body=Markup(body),
+        script=Markup(script),
+        hash=Markup(f"'sha256-{b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"),
+        style=Markup((report / page.STYLE).read_text(encoding="utf-8")),
+    )
+
+
+def _key_figures(found: RunComparison) -> list[KeyFigure]:
+    """Runs, settings that differ, the overlap of one method's selections, and the outcome of one arm."""
+    figures = [
+        KeyFigure("runs", str(len(found.runs)), f"{len(found.arms)} arms: {_listed([a.label for a in found.arms])}"),
+        KeyFigure("settings that differ", str(len(found.settings)), _listed([s.key for s in found.settings][:3])),
+    ]
+    first = found.arms[0]
+    other = next((arm for arm in found.arms[1:] if arm.method == first.method), found.arms[-1])
+    if other is not first and (overlap := found.overlap(first.label, other.label)) is not None:
+        share = f"{overlap.common / first.rows:.0%}" if first.rows else "–"
+        detail = f"{overlap.common:,} of {first.rows:,} rows; {overlap.expected:.0f} would be by chance"
+        figures.append(KeyFigure(f"rows of {first.label} also in {other.label}", share, detail))
+    judged = other.label if found.results.tables and other.label not in found.results.tables[0].controls else None
+    return figures + (outcomes(found.results, judged)[:1] if judged else [])
+
+
+def _differences(table: MetricTable) -> list[Mapping[str, object]]:
+    """Per control the arms that are compared with it, the last control first."""
+    return [
+        {"control": control, "models": models}
+        for control in reversed(table.controls)
+        if (models := [d for d in table.models if any((x.model, x.control) == (d, control) for x in table.differences)])
+    ]
+
+
+def _source_figure(arms: Sequence[SelectedArm]) -> str:
+    """The report's figure; sources with the largest share of an arm or of the first pool, in the pools' order."""
+    largest: dict[str, float] = {}
+    for arm in arms:
+        for part in arm.sources:
+            largest[part.name] = max(largest.get(part.name, 0.0), part.share, part.pool or 0.0)
+    names = sorted(largest, key=lambda name: (-largest[name], name))[:LISTED_SOURCES]
+    pool = {part.name: part.pool or 0.0 for part in arms[0].sources}
+    shares = {}
+    for arm in arms:
+        own = {part.name: part for part in arm.sources}
+        shares[arm.label] = [
+            SourceShare(name, 0, own[name].rows, pool.get(name, 0.0), own[name].share)
+            if name in own
+            else SourceShare(name, 0, 0, pool.get(name, 0.0), 0.0)
+            for name in names
+        ]
+    return selection_plots.source_shares(shares)
+
+
+def _listed(names: Sequence[str]) -> str:
+    return f"{', '.join(names[:-1])} and {names[-1]}" if len(names) > 1 else "".join(names)

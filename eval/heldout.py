@@ -14,8 +14,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
@@ -122,13 +120,8 @@ def held_out_losses(
 
 
 def bits_by_capability(losses: Iterable[ItemLoss], unit: str = "bits_per_byte") -> dict[str, dict[str, float]]:
-    """Capability → item id → bits per byte (or `bits_per_token`): what `eval.compare` takes."""
+    """Capability → item id → bits per byte (or `bits_per_token`)."""
     values: dict[str, dict[str, float]] = {}
     for loss in losses:
         values.setdefault(loss.capability, {})[loss.id] = getattr(loss, unit)
     return values
-
-
-def mean_bits(losses: Iterable[ItemLoss], unit: str = "bits_per_byte") -> dict[str, float]:
-    """Capability → mean over its examples of the own bits per byte (or per token): all examples weigh the same."""
-    return {name: float(np.mean(list(values.values()))) for name, values in bits_by_capability(losses, unit).items()}

@@ -35,6 +35,7 @@ def diagnose() -> Iterator[Check]:
         "torch", True, f"{torch.__version__}, " + (", ".join(gpus) if gpus else "no GPU: everything runs on the CPU")
     )
     yield _vllm()
+    yield _sandbox()
     for package in ("transformers", "peft", "accelerate", "datasets", "lm-eval", "prefect", "faiss-cpu"):
         yield _package(package)
     from prefect.settings import PREFECT_API_URL
@@ -52,6 +53,16 @@ def _package(name: str) -> Check:
         return Check(name, True, importlib.metadata.version(name))
     except importlib.metadata.PackageNotFoundError:
         return Check(name, False, "not installed; run make setup")
+
+
+def _sandbox() -> Check:
+    """Only tasks that run model-written programs need it, so its absence is told and is no problem."""
+    from eval.sandbox import SandboxError, find_sandbox
+
+    try:
+        return Check("sandbox", True, find_sandbox())
+    except SandboxError as error:
+        return Check("sandbox", True, f"none, so tasks that run programs are refused: {error}")
 
 
 def _vllm() -> Check:

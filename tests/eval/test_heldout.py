@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from eval.heldout import HeldOutError, HeldOutRow, bits_by_capability, encode_held_out, held_out_losses, mean_bits
+from eval.heldout import HeldOutError, HeldOutRow, bits_by_capability, encode_held_out, held_out_losses
 
 VOCABULARY = 64
 SIZES = {"vocab_size": VOCABULARY, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}
@@ -72,12 +72,13 @@ def test_an_untrained_model_needs_the_logarithm_of_its_vocabulary(rows):
         assert loss.bits_per_byte == pytest.approx(loss.bits_per_token * loss.tokens / loss.bytes)
 
 
-def test_the_mean_weighs_examples_not_bytes(model, rows):
+@pytest.mark.parametrize("unit", ["bits_per_byte", "bits_per_token"])
+def test_every_example_has_its_own_figure_under_its_capability(model, rows, unit):
     losses = held_out_losses(model, rows, pad_id=0)
-    means = mean_bits(losses)
-    assert set(means) == {"even", "odd"}
-    assert means["odd"] == pytest.approx(np.mean([x.bits_per_byte for x in losses if x.capability == "odd"]))
-    assert bits_by_capability(losses, "bits_per_token")["odd"]["r1"] == losses[1].bits_per_token
+    found = bits_by_capability(losses, unit)
+    assert set(found) == {"even", "odd"}
+    assert found["odd"]["r1"] == getattr(losses[1], unit)
+    assert sum(map(len, found.values())) == len(losses)
 
 
 def test_the_model_is_left_as_it_was(model, rows):

@@ -15,9 +15,9 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from curate.selection.explain import SourceShare
-from eval.tables import AVERAGE, MetricTable
+from eval.tables import BITS_PER_TOKEN, MetricTable
 from flows.comparison.figures import overlap_heat_map
-from flows.comparison.text import SHOWN_PARTS, overlap_names, shown_pairs
+from flows.comparison.text import SHOWN_PARTS, moment, overlap_names, shown_pairs
 from flows.comparison.values import RunComparison, SelectedArm
 from flows.report import layout, page, results, selection_plots
 from flows.report.summary import KeyFigure, outcomes
@@ -36,6 +36,10 @@ def render(found: RunComparison) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    # bits per token tell the same losses once more
+    tables = tuple(table for table in found.results.tables if table.metric != BITS_PER_TOKEN)
+    told = found.results.model_copy(update={"tables": tables})
+    environment.filters["moment"] = moment
     body, contents = layout.arrange(
         environment.get_template("sections.html").render(
             found=found,
@@ -43,12 +47,11 @@ def render(found: RunComparison) -> str:
             source_names=overlap_names(found, "source"),
             task_names=overlap_names(found, "task"),
             shown_parts=SHOWN_PARTS,
-            headline=results.headline(found.results),
+            headline=results.headline(told),
             tables=[_differences(table) for table in found.results.tables],
             sources=Markup(_source_figure(found.arms)),
             heat_map=Markup(overlap_heat_map(found)) if len(found.arms) > 1 else None,
             figures=[Markup(results.figure_of(table)) for table in found.results.tables],
-            average=AVERAGE,
         )
     )
     script = (report / SCRIPT).read_text(encoding="utf-8")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Iterable, Sequence
+from datetime import datetime
 from itertools import combinations
 
 from eval.tables import markdown_row
@@ -38,14 +39,27 @@ def to_csv(found: RunComparison) -> str:
     return buffer.getvalue()
 
 
-def shown_pairs(found: RunComparison) -> list[tuple[str, str]]:
+def shown_pairs(found: RunComparison) -> dict[Scope, list[tuple[str, str]]]:
     """Pairs of arms to show by source and task: all where they are few, else the same methods of different runs, else
-    those with the first arm."""
+    those with the first arm. By task only pairs of which both look at the targets."""
     arms = list(found.arms)
     pairs = list(combinations(arms, 2))
     if len(pairs) > SHOWN_PAIRS:
         pairs = [(a, b) for a, b in pairs if a.method == b.method] or [(arms[0], b) for b in arms[1:]]
-    return [(a.label, b.label) for a, b in pairs[:SHOWN_PAIRS]]
+    return {
+        "source": [(a.label, b.label) for a, b in pairs[:SHOWN_PAIRS]],
+        "task": [
+            (a.label, b.label) for a, b in [pair for pair in pairs if pair[0].tasks and pair[1].tasks][:SHOWN_PAIRS]
+        ],
+    }
+
+
+def moment(finished: str) -> str:
+    """A record's time as people write it; anything else as it is."""
+    try:
+        return datetime.strptime(finished, "%Y%m%dT%H%M%SZ").strftime("%Y-%m-%d %H:%M UTC")
+    except ValueError:
+        return finished
 
 
 def overlap_names(found: RunComparison, scope: Scope) -> list[str]:
@@ -62,13 +76,14 @@ def _notes(found: RunComparison) -> list[str]:
 
 
 def _runs(found: RunComparison) -> list[str]:
-    rows = [[r.label, r.finished, r.model, f"{r.pool:,}", f"{r.seconds:.0f}", r.record] for r in found.runs]
+    rows = [[r.label, moment(r.finished), r.model, f"{r.pool:,}", f"{r.seconds:.0f}", r.record] for r in found.runs]
     return ["## Runs", _table(["run", "finished", "model", "rows in the pool", "stage seconds", "record"], rows)]
 
 
 def _settings(found: RunComparison) -> list[str]:
     if not found.settings:
-        return ["## Configuration", "No setting differs."]
+        alone = "There is one run, so all arms have its settings."
+        return ["## Configuration", "No setting differs." if len(found.runs) > 1 else alone]
     rows = [[s.key, *(NONE if value is None else value for value in s.values)] for s in found.settings]
     return ["## Configuration", "Settings that differ:", _table(["setting", *(run.label for run in found.runs)], rows)]
 
@@ -101,8 +116,7 @@ def _overlaps(found: RunComparison) -> list[str]:
     scopes: tuple[tuple[Scope, str], ...] = (("source", "per source"), ("task", "won by the same task"))
     for scope, title in scopes:
         names = overlap_names(found, scope)
-        shown = [pair for pair in pairs if any(found.overlap(*pair, scope, name) for name in names)]
-        if shown:
+        if shown := pairs[scope]:
             rows = [[name, *(_of(found.overlap(*pair, scope, name)) for pair in shown)] for name in names[:SHOWN_PARTS]]
             blocks += [
                 f"Rows in common {title} (Jaccard; expected by chance):",

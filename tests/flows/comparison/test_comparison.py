@@ -280,7 +280,7 @@ def test_hostile_names_are_text(tmp_path, store):
     tables = [line for line in text.splitlines() if line.startswith("|")]
     assert len([line for line in tables if "alert" in line]) >= 4
     sources = next(line for line in tables if line.startswith("| &lt;script"))
-    assert sources.replace("\\|", "").count("|") == len(shown_pairs(found)) + 2
+    assert sources.replace("\\|", "").count("|") == len(shown_pairs(found)["source"]) + 2
     assert RunComparison.model_validate_json(found.model_dump_json()) == found
     assert any(EVIL in line for row in csv.reader(io.StringIO(to_csv(found))) for line in row)
 

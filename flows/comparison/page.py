@@ -14,16 +14,14 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from curate.selection.explain import SourceShare
 from eval.tables import BITS_PER_TOKEN, MetricTable
-from flows.comparison.figures import overlap_heat_map
+from flows.comparison import figures
 from flows.comparison.text import SHOWN_PARTS, moment, overlap_names, shown_pairs
-from flows.comparison.values import RunComparison, SelectedArm
-from flows.report import layout, page, results, selection_plots
+from flows.comparison.values import RunComparison
+from flows.report import layout, page, results
 from flows.report.summary import KeyFigure, outcomes
 
 SCRIPT = "page.js"  # the report's
-LISTED_SOURCES = 24
 
 
 def render(found: RunComparison) -> str:
@@ -38,7 +36,7 @@ def render(found: RunComparison) -> str:
     )
     # bits per token tell the same losses once more
     tables = tuple(table for table in found.results.tables if table.metric != BITS_PER_TOKEN)
-    told = found.results.model_copy(update={"tables": tables})
+    compared = found.results.model_copy(update={"tables": tables})
     environment.filters["moment"] = moment
     body, contents = layout.arrange(
         environment.get_template("sections.html").render(
@@ -47,11 +45,11 @@ def render(found: RunComparison) -> str:
             source_names=overlap_names(found, "source"),
             task_names=overlap_names(found, "task"),
             shown_parts=SHOWN_PARTS,
-            headline=results.headline(told),
+            headline=results.headline(compared),
             tables=[_differences(table) for table in found.results.tables],
-            sources=Markup(_source_figure(found.arms)),
-            heat_map=Markup(overlap_heat_map(found)) if len(found.arms) > 1 else None,
-            figures=[Markup(results.figure_of(table)) for table in found.results.tables],
+            sources=Markup(figures.source_shares(found)),
+            heat_map=Markup(figures.overlap_heat_map(found)) if len(found.arms) > 1 else None,
+            figures=[Markup(figures.results(table, found)) for table in found.results.tables],
         )
     )
     script = (report / SCRIPT).read_text(encoding="utf-8")
@@ -69,7 +67,7 @@ def render(found: RunComparison) -> str:
 
 def _key_figures(found: RunComparison) -> list[KeyFigure]:
     """Runs, settings that differ, the overlap of one method's selections, and the outcome of one arm."""
-    figures = [
+    told = [
         KeyFigure("runs", str(len(found.runs)), f"{len(found.arms)} arms: {_listed([a.label for a in found.arms])}"),
         KeyFigure("settings that differ", str(len(found.settings)), _listed([s.key for s in found.settings][:3])),
     ]
@@ -78,9 +76,9 @@ def _key_figures(found: RunComparison) -> list[KeyFigure]:
     if other is not first and (overlap := found.overlap(first.label, other.label)) is not None:
         share = f"{overlap.common / first.rows:.0%}" if first.rows else "–"
         detail = f"{overlap.common:,} of {first.rows:,} rows; {overlap.expected:.0f} would be by chance"
-        figures.append(KeyFigure(f"rows of {first.label} also in {other.label}", share, detail))
+        told.append(KeyFigure(f"rows of {first.label} also in {other.label}", share, detail))
     judged = other.label if found.results.tables and other.label not in found.results.tables[0].controls else None
-    return figures + (outcomes(found.results, judged)[:1] if judged else [])
+    return told + (outcomes(found.results, judged)[:1] if judged else [])
 
 
 def _differences(table: MetricTable) -> list[Mapping[str, object]]:
@@ -90,26 +88,6 @@ def _differences(table: MetricTable) -> list[Mapping[str, object]]:
         for control in reversed(table.controls)
         if (models := [d for d in table.models if any((x.model, x.control) == (d, control) for x in table.differences)])
     ]
-
-
-def _source_figure(arms: Sequence[SelectedArm]) -> str:
-    """The report's figure; sources with the largest share of an arm or of the first pool, in the pools' order."""
-    largest: dict[str, float] = {}
-    for arm in arms:
-        for part in arm.sources:
-            largest[part.name] = max(largest.get(part.name, 0.0), part.share, part.pool or 0.0)
-    names = sorted(largest, key=lambda name: (-largest[name], name))[:LISTED_SOURCES]
-    pool = {part.name: part.pool or 0.0 for part in arms[0].sources}
-    shares = {}
-    for arm in arms:
-        own = {part.name: part for part in arm.sources}
-        shares[arm.label] = [
-            SourceShare(name, 0, own[name].rows, pool.get(name, 0.0), own[name].share)
-            if name in own
-            else SourceShare(name, 0, 0, pool.get(name, 0.0), 0.0)
-            for name in names
-        ]
-    return selection_plots.source_shares(shares)
 
 
 def _listed(names: Sequence[str]) -> str:

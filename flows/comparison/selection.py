@@ -45,12 +45,12 @@ def overlaps(runs: Sequence[RunData]) -> list[Overlap]:
     arms = [(run, arm) for run in runs for arm in run.arms]
     pools: dict[tuple[int, int], tuple[frozenset[str], Counter[str]]] = {}
     found = []
-    for (one, first), (two, second) in combinations(arms, 2):
+    for (one, first), (_, second) in combinations(arms, 2):
         key = id(first.eligible), id(second.eligible)
         if key not in pools:
             common = first.eligible & second.eligible
             pools[key] = common, Counter(one.sources[row] for row in common)
-        found += _of_pair(first, second, two.sources, *pools[key])
+        found += _of_pair(first, second, *pools[key])
     return found
 
 
@@ -80,9 +80,7 @@ def changes(runs: Sequence[RunData]) -> list[Change]:
     return found
 
 
-def _of_pair(
-    first: ArmData, second: ArmData, sources: Mapping[str, str], common: frozenset[str], by_source: Mapping[str, int]
-) -> list[Overlap]:
+def _of_pair(first: ArmData, second: ArmData, common: frozenset[str], by_source: Mapping[str, int]) -> list[Overlap]:
     def overlap(scope: Scope, name: str, a: set[str], b: set[str], pool: int) -> Overlap:
         either = len(a | b)
         both = len(a & b)

@@ -147,8 +147,9 @@ class _Resampled:
         runs = min(self.runs[model], self.runs[control])
         return self._around(self.means[model][key] - self.means[control][key], apart, key, runs), apart
 
-    def over_all(self, model: str, mean: float, drawn: NDArray) -> Interval:
-        return self._around(mean, drawn, _key("average", AVERAGE), self.runs[model])
+    def over_all(self, model: str, mean: float, low: float, high: float) -> Interval:
+        items = self.items[_key("average", AVERAGE)]
+        return Interval(mean=mean, low=float(low), high=float(high), items=items, runs=self.runs[model])
 
     def by_capability(self, model: str) -> tuple[list[str], NDArray, NDArray]:
         """Names, means and draws of the capabilities."""
@@ -207,24 +208,35 @@ def _differences(drawn: _Resampled, metric: Metric, model: str, control: str) ->
 
 
 def _balance(drawn: _Resampled, metric: Metric, model: str) -> Balance:
-    """Extremes are taken anew in every draw, so their intervals know that another capability may be the worst one."""
+    """The intervals of an extreme and of the spread hold for all capabilities at once.
+
+    An extreme is chosen for its luck as well, and choosing again in every draw would add the luck of the draw: of ten
+    equal capabilities the "largest loss" would exclude zero nearly always. So each capability gets its interval at
+    Bonferroni's level, and the extreme of their ends bounds the true extreme. A standard deviation obeys the triangle
+    inequality: the true one is no further off than the errors' own.
+    """
     names, mean, draws = drawn.by_capability(model)
     sign = 1 if metric.higher_is_better else -1
 
     def least(mean: NDArray, draws: NDArray, turn: int) -> Extreme:
         goodness = sign * mean
         at = int(np.argmin(goodness))
-        interval = drawn.over_all(model, turn * float(goodness[at]), turn * (sign * draws).min(axis=0))
-        return Extreme(capability=names[at], interval=interval)
+        tail = (1 - drawn.confidence) / 2 / len(names)
+        ends = turn * np.quantile(sign * draws, [tail, 1 - tail], axis=1).min(axis=1)
+        return Extreme(
+            capability=names[at], interval=drawn.over_all(model, turn * float(goodness[at]), ends.min(), ends.max())
+        )
 
     drop = None
     if BASE in drawn.means and model != BASE:
         _, base_mean, base_draws = drawn.by_capability(BASE)
         drop = least(mean - base_mean, draws - base_draws, turn=-1)
+    spread = float(mean.std())
+    off = float(np.quantile((draws - mean[:, None]).std(axis=0), drawn.confidence))
     return Balance(
         model=model,
         worst=least(mean, draws, turn=sign),
-        spread=drawn.over_all(model, float(mean.std()), draws.std(axis=0)),
+        spread=drawn.over_all(model, spread, max(0.0, spread - off), spread + off),
         drop=drop,
     )
 

@@ -143,6 +143,28 @@ def test_where_lower_is_better_the_worst_is_the_highest_and_a_loss_is_a_rise(tab
     assert balance.drop.interval.high < 0
 
 
+@pytest.mark.parametrize("chance", [[0.5] * 8, [0.4, 0.45, 0.5, 0.55, 0.6], [0.6] * 7 + [0.3]])
+def test_the_balance_covers_the_truth_although_the_extreme_was_picked_for_its_luck(chance):
+    """Two models that are equally good at everything: nothing was lost against the base, and the interval says so."""
+    rng = np.random.default_rng(6)
+    trials, hits = 40, np.zeros(3)
+
+    def model():
+        return {
+            f"c{k}": TaskScores.of(f"c{k}", f"c{k}", [{f"{i}": float(x) for i, x in enumerate(rng.random(100) < p)}])
+            for k, p in enumerate(chance)
+        }
+
+    for trial in range(trials):
+        table = comparison_table({"base": model(), "m": model()}, ACCURACY, ["base"], resamples=1000, seed=trial)
+        balance = table.balance_of("m")
+        figures = ((balance.worst.interval, min(chance)), (balance.spread, np.std(chance)), (balance.drop.interval, 0))
+        hits += [interval.low <= truth <= interval.high for interval, truth in figures]
+        assert all(interval.low <= interval.mean <= interval.high for interval, _ in figures)
+    # 0.95 and three standard errors
+    assert (hits / trials >= 0.85).all(), hits / trials
+
+
 def test_a_claim_must_survive_the_correction_for_many_tasks():
     """Forty tasks without any difference: some intervals leave zero out by luck, none is called a win or a loss."""
     rng = np.random.default_rng(3)

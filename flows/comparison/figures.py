@@ -154,7 +154,7 @@ def _grid(axis: Axes) -> None:
 
 def _legend_columns(labels: list[str]) -> int:
     widest = max(len(shortened(label)) for label in labels)
-    return max(1, int(WIDTH / (0.45 + 0.075 * widest)))  # inches of a marker and of a letter
+    return max(1, int(WIDTH / (0.55 + 0.08 * widest)))  # inches of a marker and of a letter
 
 
 def _legend_height(labels: list[str]) -> float:

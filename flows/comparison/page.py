@@ -22,6 +22,7 @@ from flows.report import layout, page, results
 from flows.report.summary import KeyFigure, outcomes
 
 SCRIPT = "page.js"  # the report's
+SHOWN_SENTENCES = 8
 
 
 def render(found: RunComparison) -> str:
@@ -45,6 +46,7 @@ def render(found: RunComparison) -> str:
             source_names=overlap_names(found, "source"),
             task_names=overlap_names(found, "task"),
             shown_parts=SHOWN_PARTS,
+            shown_sentences=SHOWN_SENTENCES,
             headline=results.headline(compared),
             tables=[_differences(table) for table in found.results.tables],
             sources=Markup(figures.source_shares(found)),
@@ -67,8 +69,9 @@ def render(found: RunComparison) -> str:
 
 def _key_figures(found: RunComparison) -> list[KeyFigure]:
     """Runs, settings that differ, the overlap of one method's selections, and the outcome of one arm."""
+    methods = list(dict.fromkeys(arm.method for arm in found.arms))
     told = [
-        KeyFigure("runs", str(len(found.runs)), f"{len(found.arms)} arms: {_listed([a.label for a in found.arms])}"),
+        KeyFigure("runs", str(len(found.runs)), f"{len(found.arms)} arms, by {_listed(methods)}"),
         KeyFigure("settings that differ", str(len(found.settings)), _listed([s.key for s in found.settings][:3])),
     ]
     first = found.arms[0]

@@ -138,7 +138,7 @@ def _read_run(label: str, run: Run) -> RunData:
             sources=dict(zip(pool["id"], pool["source"], strict=True)),
             tokens=_tokens(run),
             files=_files(run.config, manifests),
-            code={name: manifest["code"] for name, manifest in manifests.items()},
+            code={name: manifest["code"] for name, manifest in manifests.items() if name != "report"},
             versions=manifests["evaluate"]["versions"],
             items=_items(evaluated),
         )

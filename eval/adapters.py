@@ -37,32 +37,44 @@ def check_fit(model: ModelToEvaluate, trust_remote_code: bool = False) -> str | 
     Returns a note where the shapes fit but the adapter names another base. Raises `EvaluationError`.
     """
     assert model.adapter is not None
-    from safetensors import safe_open
-
-    path = Path(model.adapter) / WEIGHTS
-    if not path.is_file():
-        raise EvaluationError(f"model {model.name!r}: {model.adapter} has no {WEIGHTS}")
     shapes = _map_shapes(model.path, trust_remote_code)
-    with safe_open(path, framework="np") as weights:
-        for name in weights.keys():  # noqa: SIM118  # not a dict
-            role = next((role for role in ("lora_A", "lora_B") if f".{role}." in name), None)
-            if role is None:
-                continue
-            of = name.removeprefix("base_model.model.").split(f".{role}.")[0]
-            # A reads what the map reads, B writes what it writes
-            side, at = (1, 1) if role == "lora_A" else (0, 0)
-            found = weights.get_slice(name).get_shape()
-            shape = shapes.get(of)
-            if of not in shapes or (shape is not None and shape[side] != found[at]):
-                has = f"has {list(shape)} there" if shape else "has no such map"
-                raise EvaluationError(
-                    f"model {model.name!r}: the adapter {model.adapter} was trained on another base model: its "
-                    f"{of}.{role} is {list(found)}, and {model.path} {has}"
-                )
+    for name, found in _weight_shapes(Path(model.adapter), model.name).items():
+        role = next((role for role in ("lora_A", "lora_B") if f".{role}." in name), None)
+        if role is None:
+            continue
+        of = name.removeprefix("base_model.model.").split(f".{role}.")[0]
+        while of.endswith(".base_layer"):  # peft nests the adapters of several parameters of one module
+            of = of.removesuffix(".base_layer")
+        # A reads what the map reads, B writes what it writes
+        side, at = (1, 1) if role == "lora_A" else (0, 0)
+        shape = shapes.get(of)
+        if of not in shapes or (shape is not None and shape[side] != found[at]):
+            has = f"has {list(shape)} there" if shape else "has no such map"
+            raise EvaluationError(
+                f"model {model.name!r}: the adapter {model.adapter} was trained on another base model: its "
+                f"{of}.{role} is {found}, and {model.path} {has}; evaluate it on its own base"
+            )
     named = read_config(model.adapter).get("base_model_name_or_path")
     if named and Path(named).name != Path(model.path).name:
         return f"{model.name}: the adapter names {named} as its base and is run on {model.path}; their shapes agree"
     return None
+
+
+def _weight_shapes(adapter: Path, model: str) -> dict[str, list[int]]:
+    """The shape of every weight of an adapter by its name; no weights are read."""
+    from safetensors import SafetensorError, safe_open
+
+    path = adapter / WEIGHTS
+    if not path.is_file():
+        raise EvaluationError(
+            f"model {model!r}: {adapter} has no {WEIGHTS}; save the adapter as one safetensors file "
+            "(peft's `save_pretrained` does)"
+        )
+    try:
+        with safe_open(path, framework="np") as weights:
+            return {name: weights.get_slice(name).get_shape() for name in weights.keys()}  # noqa: SIM118  # not a dict
+    except (OSError, SafetensorError) as error:
+        raise EvaluationError(f"model {model!r}: {path} cannot be read: {error}; copy or save it again") from error
 
 
 def _map_shapes(path: str, trust_remote_code: bool) -> dict[str, tuple[int, int] | None]:
@@ -71,7 +83,11 @@ def _map_shapes(path: str, trust_remote_code: bool) -> dict[str, tuple[int, int]
     from transformers import AutoConfig, AutoModelForCausalLM
     from transformers.pytorch_utils import Conv1D
 
-    config = AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
+    try:
+        config = AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError) as error:
+        first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise EvaluationError(f"the configuration of {path} cannot be read: {first_line}") from error
     with torch.device("meta"):
         skeleton = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
     shapes: dict[str, tuple[int, int] | None] = {}

@@ -53,6 +53,33 @@ def test_an_adapter_of_another_model_is_refused_before_anything_is_loaded(adapte
         check_fit(_tuned(adapter, str(tmp_path / "gpt2")))
 
 
+def test_an_adapter_of_several_parameters_of_one_module_fits_its_model(tmp_path):
+    """Fused experts hold two parameters in one module; peft nests their adapters, and `all-linear` picks both."""
+    from peft import LoraConfig, get_peft_model
+
+    base = make_base("mixtral")
+    base.save_pretrained(tmp_path / "base")
+    tuned = get_peft_model(base, LoraConfig(r=2, task_type="CAUSAL_LM", target_modules="all-linear"))
+    tuned.save_pretrained(tmp_path / "adapter")
+    assert check_fit(_tuned(str(tmp_path / "adapter"), str(tmp_path / "base"))) is None
+    make_base("llama").save_pretrained(tmp_path / "other")
+    with pytest.raises(EvaluationError, match="trained on another base"):
+        check_fit(_tuned(str(tmp_path / "adapter"), str(tmp_path / "other")))
+
+
+def test_an_adapter_or_a_base_that_cannot_be_read_is_named_with_the_remedy(adapter, tmp_path):
+    (tmp_path / "adapter_config.json").write_text("{}")
+    (tmp_path / "adapter_model.bin").write_bytes(b"x")
+    with pytest.raises(EvaluationError, match=r"has no adapter_model\.safetensors; save the adapter as"):
+        check_fit(_tuned(str(tmp_path)))
+    (tmp_path / "adapter_model.safetensors").write_bytes(b"cut off")
+    with pytest.raises(EvaluationError, match=r"'tuned': .*adapter_model\.safetensors cannot be read"):
+        check_fit(_tuned(str(tmp_path)))
+    (tmp_path / "config.json").write_text("{no json")
+    with pytest.raises(EvaluationError, match=f"the configuration of {tmp_path} cannot be read"):
+        check_fit(_tuned(adapter, str(tmp_path)))
+
+
 def test_an_adapter_that_names_another_base_of_the_same_shape_is_told(adapter, tmp_path):
     for file in Path(adapter).iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())

@@ -59,24 +59,34 @@ SCHEMA = pa.schema([(name, pa.string()) for name in Leak.__dataclass_fields__])
 
 def find_leaks(items: Sequence[ScoredText], known: Sequence[KnownText], similarity: float = SIMILARITY) -> list[Leak]:
     """The items that overlap a known text, each once, with the strictest test that finds it."""
+    asked = {run for item in items for run in word_runs(item.text)}  # the rows have many times as many
     same: dict[str, KnownText] = {}
     runs: dict[tuple[str, ...], KnownText] = {}
     for text in known:
         same.setdefault(normalise(text.text), text)
         for run in word_runs(text.text):
-            runs.setdefault(run, text)
-    near = near_matches([item.text for item in items], [text.text for text in known], similarity)
+            if run in asked:
+                runs.setdefault(run, text)
+    same.pop("", None)  # an empty turn says nothing about an item whose text is empty
+    worded = [text for text in known if _has_words(text.text)]
+    near = iter(near_matches([i.text for i in items if _has_words(i.text)], [text.text for text in worded], similarity))
     leaks = []
-    for item, alike in zip(items, near, strict=True):
+    for item in items:
+        alike = next(near) if _has_words(item.text) else None
         shared = next((run for run in word_runs(item.text) if run in runs), None)
         if match := same.get(normalise(item.text)):
             leaks.append(_leak(item, match, "same text", match.text))
         elif shared is not None:
             leaks.append(_leak(item, runs[shared], f"{RUN_WORDS} words in a row", " ".join(shared)))
         elif alike is not None:
-            match = known[alike[0]]
+            match = worded[alike[0]]
             leaks.append(_leak(item, match, f"near match, similarity {alike[1]:.2f}", match.text))
     return leaks
+
+
+def _has_words(text: str) -> bool:
+    """Whether there is anything to be similar in: all texts of signs alone have the same, empty words."""
+    return any(map(str.isalnum, text))
 
 
 def _leak(item: ScoredText, match: KnownText, test: str, text: str) -> Leak:

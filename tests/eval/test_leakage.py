@@ -41,6 +41,19 @@ def test_unrelated_texts_are_left_alone():
     assert find_leaks([ScoredText("t", "i", SHORT)], known("What is the capital of Chile?", LONG)) == []
 
 
+@pytest.mark.parametrize("text", ["", "  ", "?!", "→ ∑ →"])
+def test_a_text_without_words_matches_itself_only(text):
+    """A task may show nothing of its own (its choices are whole sentences), and a training turn may be empty."""
+    assert leak_of(text, "", "...", LONG) is None
+    assert leak_of(SHORT, text, "") is None
+
+
+@pytest.mark.parametrize("text", ["2+2?", "你好", "สวัสดี", "Ça va ?"])
+def test_a_very_short_question_that_was_trained_on_is_found(text):
+    assert leak_of(text, LONG, "", f" {text} ").test == "same text"
+    assert leak_of(text, LONG, "Something else.") is None
+
+
 def test_every_item_is_told_once_and_the_kind_of_its_match():
     items = [ScoredText("t", "one", SHORT), ScoredText("u", "one", SHORT), ScoredText("t", "two", LONG)]
     leaks = find_leaks(items, [*known(SHORT, kind="target"), *known(SHORT)])

@@ -9,6 +9,7 @@ engine is imported.
 
 from __future__ import annotations
 
+import math
 import random
 import time
 from collections.abc import Callable, Sequence
@@ -199,14 +200,21 @@ def _item_result(model: str, task: LoadedTask, sample: dict, metrics: dict[str, 
     doc = sample["doc"]
     # a request of the log-likelihood kind answers (sum of log-probabilities, is it the greedy answer)
     is_choice = all(isinstance(response, (tuple, list)) for response in sample["filtered_resps"])
+    item_id = str(doc.get("id", sample["doc_id"]))
+    likelihoods = tuple(float(response[0]) for response in sample["filtered_resps"]) if is_choice else None
+    if not all(map(math.isfinite, (*metrics.values(), *(likelihoods or ())))):
+        raise EvaluationError(  # the largest of NaNs is the first, which would score
+            f"model {model!r}, task {task.name}, item {item_id!r}: a log-likelihood or metric is NaN or infinite; the "
+            "model's weights are broken, or dtype is too narrow for them (try float32)"
+        )
     return ItemResult(
         model=model,
         task=task.name,
-        item_id=str(doc.get("id", sample["doc_id"])),
+        item_id=item_id,
         capability=doc.get("capability") or task.spec.capability,
         prompt=str(task.task.doc_to_text(doc)),
         metrics=metrics,
-        log_likelihoods=tuple(float(response[0]) for response in sample["filtered_resps"]) if is_choice else None,
+        log_likelihoods=likelihoods,
         answer=None if is_choice else str(sample["filtered_resps"][0]),
         truncated=any(_tokens(lm, arguments) > lm.max_length for arguments in sample["arguments"]),
     )

@@ -54,6 +54,8 @@ def _absolute(files: Any, folder: Path, origin: Path) -> Any:
         return {split: _absolute(value, folder, origin) for split, value in files.items()}
     if isinstance(files, list):
         return [_absolute(value, folder, origin) for value in files]
+    if not isinstance(files, str):
+        raise EvaluationError(f"{origin}: dataset_kwargs.data_files: {files!r} is no path")
     if "://" in files:
         return files
     path = (folder / files).resolve()
@@ -63,18 +65,19 @@ def _absolute(files: Any, folder: Path, origin: Path) -> Any:
 
 
 def read_folder(folder: str | Path) -> dict[str, TaskSpec]:
-    """Every task of a folder by name. Raises `EvaluationError` on a file without a task, and on an unknown scorer."""
-    from lm_eval.tasks._yaml_loader import load_yaml
-
+    """Every task of a folder by name. Raises `EvaluationError` naming a file that cannot be read, one without a task,
+    and an unknown scorer."""
     tasks: dict[str, TaskSpec] = {}
     for path in sorted(Path(folder).glob("*.yaml")):
-        config = load_yaml(path)
+        config = _read(path)
         name = config.get("task")
         if not isinstance(name, str):
             raise EvaluationError(f"{path}: no `task:` name")
         if name in tasks:
             raise EvaluationError(f"{path}: the task name {name!r} is used by another file of the folder")
         arguments = config.get("dataset_kwargs") or {}
+        if not isinstance(arguments, dict):
+            raise EvaluationError(f"{path}: dataset_kwargs: expected keys with values, found {arguments!r:.80}")
         if "data_files" in arguments:
             config["dataset_kwargs"] = {
                 **arguments,
@@ -84,6 +87,24 @@ def read_folder(folder: str | Path) -> dict[str, TaskSpec]:
     if not tasks:
         raise EvaluationError(f"{folder}: no *.yaml task file")
     return tasks
+
+
+def _read(path: Path) -> dict:
+    """A task file with what it includes and the functions it names."""
+    from lm_eval.tasks._yaml_loader import load_yaml
+    from yaml import MarkedYAMLError
+
+    try:
+        return load_yaml(path)
+    except MarkedYAMLError as error:
+        mark = error.problem_mark
+        where = f"{mark.name}, line {mark.line + 1}" if mark else str(path)
+        raise EvaluationError(f"{where}: not valid YAML: {error.problem}") from error
+    except FileNotFoundError as error:
+        raise EvaluationError(f"{path}: include: no such file: {error.filename}") from error
+    except Exception as error:  # importing a function of the user's may raise anything
+        first_line = (str(error).strip().splitlines() or [""])[0]
+        raise EvaluationError(f"{path}: {type(error).__name__}: {first_line}") from error
 
 
 def _spec(path: Path, name: str, config: dict) -> TaskSpec:
@@ -194,7 +215,10 @@ def check_code(specs: Sequence[TaskSpec], run_code: bool) -> None:
         )
     from eval.sandbox import find_sandbox
 
-    find_sandbox()
+    try:
+        find_sandbox()
+    except EvaluationError as error:
+        raise EvaluationError(f"tasks: {', '.join(names)} run programs that the model writes, but {error}") from error
 
 
 def load(specs: Sequence[TaskSpec], seed: int) -> list[LoadedTask]:

@@ -64,6 +64,34 @@ def test_mistakes_in_a_folder_name_the_file(tmp_path):
         read_folder(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("task: t\ndoc_to_text: '{{prompt}\nx: [1\n", r"a\.yaml, line \d+: not valid YAML: "),
+        ("task: t\n\tx: 1\n", r"a\.yaml, line 2: not valid YAML"),
+        ("include: _none\ntask: t\n", r"a\.yaml: include: no such file: .*/_none"),
+        ("include: _broken\ntask: t\n", r"_broken, line \d: not valid YAML"),
+        ("include: a.yaml\ntask: t\n", r"a\.yaml: ValueError: Include cycle"),
+        ("- task: t\n", r"a\.yaml: ValueError: Expected YAML dict"),
+        ("", r"a\.yaml: ValueError: Expected YAML dict"),
+        (
+            "task: t\nprocess_docs: !function own.missing\n",
+            r"a\.yaml: AttributeError: Module .* has no function 'missing'",
+        ),
+        ("task: t\nprocess_docs: !function wrong.f\n", r"a\.yaml: SyntaxError"),
+        ("task: t\ndataset_kwargs: [x]\n", r"a\.yaml: dataset_kwargs: expected keys"),
+        ("task: t\ndataset_kwargs: {data_files: {test: 3}}\n", r"a\.yaml: dataset_kwargs\.data_files: 3 is no path"),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_named_with_the_line(tmp_path, text, told):
+    _write(tmp_path, "_broken", "x: 1\ny: [\n")
+    _write(tmp_path, "own.py", "def there(docs):\n    return docs\n")
+    _write(tmp_path, "wrong.py", "def f(:\n")
+    _write(tmp_path, "a.yaml", text)
+    with pytest.raises(EvaluationError, match=told):
+        read_folder(tmp_path)
+
+
 def test_a_scorer_is_known_and_goes_with_the_mark_of_running_programs(tmp_path):
     _write(tmp_path, "a.yaml", "task: t\nscorer: numerik\n")
     with pytest.raises(EvaluationError, match=r"a\.yaml: unknown scorer 'numerik'; did you mean 'numeric'\?"):
@@ -87,7 +115,7 @@ def test_programs_run_only_when_allowed_and_only_in_a_sandbox(tmp_path, monkeypa
     with pytest.raises(EvaluationError, match="t run programs that the model writes; set run_code: true"):
         check_code(specs, run_code=False)
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(EvaluationError, match="apt-get install bubblewrap"):
+    with pytest.raises(EvaluationError, match=r"^tasks: t run programs .* but bubblewrap.*apt-get install bubblewrap"):
         check_code(specs, run_code=True)
     check_code(resolve(["demo_math"], TASKS), run_code=False)
 

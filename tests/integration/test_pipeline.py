@@ -134,6 +134,7 @@ def config(folder):
         "items": [f"demo/data/eval/{name}.parquet" for name in CAPABILITIES],
         "tasks": [f"demo_{name}" for name in CAPABILITIES],
         "limit": LIMIT,
+        "max_model_len": 512,
         "resamples": 200,
     }
     path = folder / "run.yaml"

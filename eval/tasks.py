@@ -228,22 +228,28 @@ def load(specs: Sequence[TaskSpec], seed: int) -> list[LoadedTask]:
 
     only_local = all(isinstance(spec.source, dict) for spec in specs)
     manager = TaskManager(include_defaults=not only_local)
-    loaded = []
+    loaded: list[LoadedTask] = []
     for spec in specs:
         for name, task in _load(manager, spec).items():
+            name = spec.name if isinstance(spec.source, dict) else name
+            first = next((other.spec for other in loaded if other.name == name), None)
+            if first is not None and isinstance(first.source, str) and isinstance(spec.source, str):
+                continue  # a task beside its group
+            if first is not None:
+                raise EvaluationError(f"tasks: {first.name} and {spec.name} both have a task {name}; leave one out")
             if not len(task.eval_docs):
                 raise EvaluationError(f"task {name} has no items{_data_of(spec)}")
             if task.get_config("num_fewshot") is None:
                 task.set_config(key="num_fewshot", value=0)
             task.set_fewshot_seed(seed=seed)
-            loaded.append(LoadedTask(spec.name if isinstance(spec.source, dict) else name, spec, task))
+            loaded.append(LoadedTask(name, spec, task))
     return loaded
 
 
 def _load(manager: Any, spec: TaskSpec) -> Mapping[str, Any]:
     from datasets.exceptions import DatasetsError
 
-    if any(path.endswith(".parquet") and not _rows(path) for path in _local_files(spec)):
+    if any(path.endswith(".parquet") and Path(path).is_file() and not _rows(path) for path in _named_files(spec)):
         raise EvaluationError(f"task {spec.name} has no items{_data_of(spec)}")  # `datasets` would not say so
     try:
         return manager.load([copy.deepcopy(spec.source)])["tasks"]  # the harness changes the dicts that it is given
@@ -252,13 +258,21 @@ def _load(manager: Any, spec: TaskSpec) -> Mapping[str, Any]:
         raise EvaluationError(f"task {spec.name}: its data cannot be loaded{_data_of(spec)}: {first_line}") from error
 
 
-def _local_files(spec: TaskSpec) -> list[str]:
-    """The data files of a task that lie on this machine, patterns left out."""
+def _named_files(spec: TaskSpec) -> list[str]:
+    """The data files of a task as its file names them: paths, patterns and addresses."""
     arguments = spec.source.get("dataset_kwargs") or {} if isinstance(spec.source, dict) else {}
     files = arguments.get("data_files") or []
     splits = files.values() if isinstance(files, dict) else [files]
-    named = [path for split in splits for path in ([split] if isinstance(split, str) else split)]
-    return [path for path in named if Path(path).is_file()]
+    return [path for split in splits for path in ([split] if isinstance(split, str) else split)]
+
+
+def local_files(spec: TaskSpec) -> list[Path]:
+    """The data of a task that lies on this machine: what its answers depend on beside its own file."""
+    named = [name for name in _named_files(spec) if "://" not in name]
+    folder = spec.source.get("dataset_path") if isinstance(spec.source, dict) else None
+    if folder is not None and Path(folder).is_absolute():
+        named.append(folder)
+    return sorted({Path(path) for name in named for path in Path("/").glob(name.lstrip("/"))})
 
 
 def _rows(path: str) -> int:

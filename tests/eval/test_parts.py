@@ -74,6 +74,30 @@ def test_other_weights_under_the_same_path_are_another_model(tmp_path):
     assert kept.find(model, task) is None
 
 
+@pytest.mark.parametrize("changed", ["own.py", "shard-1.json", "shard-2.json"])
+def test_other_data_or_other_functions_of_the_task_are_another_question(tmp_path, changed):
+    text = "task: t\nprocess_docs: !function own.f\ndataset_kwargs: {data_files: {test: shard-*.json}}\n"
+    # a text that looks like a path is none, however long
+    text += f"doc_to_text: '/no_think {'x' * 300}'\ntarget_delimiter: /\n"
+    for name, content in (("a.yaml", text), ("own.py", "def f(docs):\n    return docs\n"), ("shard-1.json", "{}")):
+        (tmp_path / name).write_text(content)
+    request, work = _request(), tmp_path / "work"
+    model = request.models[0]
+    first = LoadedTask("t", resolve(["t"], tmp_path)[0], None)
+    parts.Parts(work, request).write(model, first, _part(model, first))
+    assert parts.Parts(work, request).find(model, LoadedTask("t", resolve(["t"], tmp_path)[0], None)) is not None
+    (tmp_path / changed).write_text("def f(docs):\n    return docs.select([0])\n")
+    assert parts.Parts(work, request).find(model, LoadedTask("t", resolve(["t"], tmp_path)[0], None)) is None
+
+
+def test_a_part_of_another_version_is_evaluated_again(tmp_path, monkeypatch):
+    request, task = _request(), _task("demo_knowledge")
+    kept = parts.Parts(tmp_path, request)
+    kept.write(request.models[0], task, _part(request.models[0], task))
+    monkeypatch.setattr(parts, "_code_and_versions", lambda: ["other code", "vllm 99"])
+    assert parts.Parts(tmp_path, request).find(request.models[0], task) is None
+
+
 def test_a_damaged_part_is_evaluated_again(tmp_path):
     request, task = _request(), _task("demo_knowledge")
     kept = parts.Parts(tmp_path, request)

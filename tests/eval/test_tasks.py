@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pyarrow.parquet as pq
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from eval.errors import EvaluationError
 from eval.published import PUBLISHED
 from eval.scorers import SCORERS
-from eval.tasks import check_code, load, read_folder, resolve
+from eval.tasks import TaskSpec, check_code, load, read_folder, resolve
 
 TASKS = Path(__file__).parents[2] / "configs" / "tasks"
 DEFAULT = ["demo_code", "demo_knowledge", "demo_math", "demo_multilingual", "demo_reasoning"]
@@ -159,6 +160,33 @@ def test_rows_of_the_published_code_benchmarks_become_items_that_are_judged():
 def test_a_built_in_task_that_would_run_programs_here_is_refused(name):
     with pytest.raises(EvaluationError, match=f"'{name}' runs model-written programs without a sandbox"):
         resolve([name], None)
+
+
+def _as_the_harness_loads(monkeypatch, groups):
+    """`load` on stand-ins: name → tasks behind it."""
+
+    def task():
+        return SimpleNamespace(
+            eval_docs=[1], get_config=lambda key: 0, set_config=lambda **_: None, set_fewshot_seed=lambda seed: None
+        )
+
+    monkeypatch.setattr(
+        "eval.tasks._load", lambda manager, spec: {n: task() for n in groups.get(spec.name, [spec.name])}
+    )
+    monkeypatch.setattr("lm_eval.tasks.TaskManager", lambda **_: None)
+
+
+def test_a_task_beside_its_group_comes_once(monkeypatch):
+    _as_the_harness_loads(monkeypatch, {"many": ["one", "two"]})
+    found = load([TaskSpec("many", "many"), TaskSpec("two", "two"), TaskSpec("three", "three")], seed=0)
+    assert [task.name for task in found] == ["one", "two", "three"]
+
+
+def test_two_tasks_of_one_name_are_refused(monkeypatch):
+    """A file of ours named like a part of a published benchmark: their items would run into each other."""
+    _as_the_harness_loads(monkeypatch, {"many": ["one", "two"]})
+    with pytest.raises(EvaluationError, match="many and two both have a task two; leave one out"):
+        load([TaskSpec("many", "many"), TaskSpec("two", {"task": "two"})], seed=0)
 
 
 def test_a_task_without_items_is_named(tmp_path):

@@ -57,11 +57,12 @@ class ExportError(DataError):
 
 @dataclass(frozen=True)
 class PoolSource:
-    """Rows that one source under one licence had in the pool before cleaning and selection."""
+    """Rows of one source under one licence in the pool before cleaning and selection; attribution: whom to name."""
 
     source: str
     license: str
     rows: int
+    attribution: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -83,11 +84,14 @@ class CardInfo:
     tags: tuple[str, ...] = ("equipoise", "instruction-tuning", "data-selection")
 
 
-def pool_sources(examples: Iterable[Example]) -> tuple[PoolSource, ...]:
-    """Rows per source and licence, most rows first, then by name."""
+def pool_sources(
+    examples: Iterable[Example], attributions: Mapping[str, Sequence[str]] | None = None
+) -> tuple[PoolSource, ...]:
+    """Rows per source and licence, most rows first, then by name. attributions: source -> whom to name for its rows."""
+    named = attributions or {}
     counts = Counter((example.source, example.license) for example in examples)
     ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
-    return tuple(PoolSource(source, license, rows) for (source, license), rows in ordered)
+    return tuple(PoolSource(source, license, rows, tuple(named.get(source, ()))) for (source, license), rows in ordered)
 
 
 def export_dataset(
@@ -149,6 +153,7 @@ def dataset_card(card: CardInfo, examples: Sequence[Example]) -> str:
         "## Sources before and after",
         "\n".join(_source_table(card.pool, examples)),
         "Every row keeps its source and its licence; the licences above are the sources' own.",
+        *_attribution(card.pool, examples),
         "## How rows were selected",
         card.method,
         "## What was filtered out before",
@@ -223,6 +228,15 @@ def _source_table(pool: Sequence[PoolSource], examples: Sequence[Example]) -> li
             f"| {chosen:,} | {chosen / len(examples):.1%} |"
         )
     return lines
+
+
+def _attribution(pool: Sequence[PoolSource], examples: Sequence[Example]) -> list[str]:
+    """The section that names whom the licences of the selected rows ask to name, empty when the sources tell none."""
+    selected = {example.source for example in examples}
+    named = {entry.source: entry.attribution for entry in pool if entry.attribution and entry.source in selected}
+    if not named:
+        return []
+    return ["## Attribution", "\n".join(f"- {_cell(source)}: {_cell('; '.join(named[source]))}" for source in named)]
 
 
 def _cell(text: str) -> str:

@@ -1,8 +1,9 @@
 """What one example of instruction data is, and what happens to a row that is not one.
 
-Rows are judged once, at the door: every later stage may rely on non-empty string turns, known roles and a last turn
-by the assistant, and a row that fails leaves a `Rejected` with its place and one reason instead of vanishing. Column
-names of `pool.parquet`, `targets.parquet` and `rejected.parquet` are declared here and nowhere else. Validation is
+Rows are judged once, at the door: every later stage may rely on string turns (empty only where a tool returned
+nothing), known roles, a tool's turn only behind the assistant's or another tool's, and a last turn by the assistant;
+a row that fails leaves a `Rejected` with its place and one reason instead of vanishing. Column names of
+`pool.parquet`, `targets.parquet` and `rejected.parquet` are declared here and nowhere else. Validation is
 O(characters).
 """
 
@@ -18,10 +19,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-ROLES = ("system", "user", "assistant")
+ROLES = ("system", "user", "assistant", "tool")
 MAX_CHARACTERS = 200_000
 UNKNOWN = "unknown"
 EXCERPT_CHARACTERS = 200
+LONGEST_REASON = 2000  # characters; also of a path
 
 MESSAGES_TYPE = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
 POOL_SCHEMA = pa.schema(
@@ -65,6 +67,13 @@ class Example:
     def user_turns(self) -> tuple[str, ...]:
         return tuple(message.content for message in self.messages if message.role == "user")
 
+    def answers(self) -> tuple[str, ...]:
+        return tuple(message.content for message in self.messages if message.role == "assistant")
+
+    def text(self) -> str:
+        """All turns, a line break between them."""
+        return "\n".join(message.content for message in self.messages)
+
 
 @dataclass(frozen=True, slots=True)
 class Rejected:
@@ -101,7 +110,9 @@ def messages_problem(raw: Any, max_characters: int = MAX_CHARACTERS) -> str | No
             return f"{where}.role is {_short(role)}, not one of {', '.join(ROLES)}"
         if not isinstance(content, str):
             return f"{where}.content is {'missing' if content is None else 'not a string'}"
-        if not content.strip():
+        if role == "tool" and (position == 0 or raw[position - 1]["role"] not in ("assistant", "tool")):
+            return f"{where} is a tool's, but no turn of the assistant comes before it"
+        if role != "tool" and not content.strip():
             return f"{where}.content is empty"
         if problem := text_problem(content):
             return f"{where}.content {problem}"
@@ -166,8 +177,12 @@ def content_hash(messages: Sequence[Message]) -> str:
 def reject(origin: str, reason: str, raw: Any) -> Rejected:
     """A `Rejected` with an excerpt that is safe to store, whatever `raw` is."""
     row_id = raw.get("id") if isinstance(raw, dict) else None
-    text = raw if isinstance(raw, str) else json.dumps(raw, ensure_ascii=False, default=str)
-    return Rejected(_storable(origin), "" if row_id is None else _storable(str(row_id)), reason, _storable(text))
+    return Rejected(
+        _storable(origin, LONGEST_REASON),
+        "" if row_id is None else _storable(_as_text(row_id)),
+        _storable(reason, LONGEST_REASON),
+        _storable(_as_text(raw)),
+    )
 
 
 def write_examples(path: Path, examples: Iterable[Example], *, targets: bool = False) -> None:
@@ -238,5 +253,14 @@ def _short(value: Any) -> str:
     return text if len(text) <= 40 else text[:37] + "..."
 
 
-def _storable(text: str) -> str:
-    return text[:EXCERPT_CHARACTERS].encode("utf-8", "replace").decode("utf-8").replace("\0", "\\0")
+def _as_text(raw: Any) -> str:
+    if isinstance(raw, str):
+        return raw
+    try:
+        return json.dumps(raw, ensure_ascii=False, default=str)
+    except (ValueError, TypeError, RecursionError):  # circular, a key that is no text, too deep
+        return f"({type(raw).__name__})"
+
+
+def _storable(text: str, limit: int = EXCERPT_CHARACTERS) -> str:
+    return text[:limit].encode("utf-8", "replace").decode("utf-8").replace("\0", "\\0")

@@ -18,6 +18,7 @@ from curate.influence.settings import InfluenceSettings
 from curate.selection.settings import SelectionSettings
 from curate.sources import SourceSpec
 from curate.sources.hub import looks_like_hub_id
+from curate.sources.opening import check_path, is_pattern, is_url
 from eval.sandbox import SandboxLimits
 from eval.statistics import RESAMPLES
 from train.names import nearest, nearest_path
@@ -49,7 +50,10 @@ class DataSettings(Settings):
         problems = []
         for source in sources:
             try:
-                _existing_or_hub(source.path)
+                if is_url(source.path) or is_pattern(source.path):
+                    check_path(source.path)
+                else:
+                    _existing_or_hub(source.path)
             except ValueError as error:
                 problems.append(str(error))
         if problems:

@@ -1,179 +1,183 @@
-"""Raw rows out of local files, one at a time, each with the place it came from.
+"""Raw rows out of one file, one at a time, each with the place it came from.
 
-Parquet is read in batches and JSONL line by line, so that a file larger than memory streams; a JSON list is loaded
+Parquet is read in batches, JSONL and CSV line by line, so that a file larger than memory streams; a JSON list is loaded
 whole (its syntax allows nothing else). A line that is no row costs that line, not the file: it becomes a `Rejected`
-with its place. A file that cannot be opened at all is a `SourceError`. Places are `path:row`; rows count from 1 (in
-JSONL and CSV lines of the file; a CSV row is named by its last line), paths are as the user wrote them.
+with its place. Places are `path:row`; rows count from 1 (in JSONL and CSV lines of the file; a CSV row is named by its
+last line), paths are as the user wrote them.
 """
 
 from __future__ import annotations
 
 import csv
-import difflib
-import json
-import sys
+import io
+from collections import Counter
 from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from curate.records import DataError, Rejected, reject
+from curate.records import Rejected, reject
+from curate.sources.errors import SourceError, first_line
+from curate.sources.json_text import JsonError, JsonReader
+from curate.sources.opening import DataFile, open_file
 from curate.sources.shapes import SHAPE_FIELDS
 
 ROWS_PER_BATCH = 1024
+MAX_LINE_BYTES = 64 * 2**20
+MAX_JSON_BYTES = 2 * 2**30
 PROVENANCE_FIELDS = frozenset(("id", "source", "license", "domain", "capability"))
 RawRow = tuple[str, dict[str, Any]]
+_BOM = b"\xef\xbb\xbf"
 
 
-class SourceError(DataError):
-    """A source that cannot be read at all; names the path or id and the remedy."""
+def read_rows(file: DataFile) -> Iterator[RawRow | Rejected]:
+    """Every row of a file as `(origin, fields)`, or as the `Rejected` it becomes; `SourceError` if it is damaged."""
+    with open_file(file) as stream:
+        yield from _READERS[file.format](file.name, stream)
 
 
-def read_rows(path: Path) -> Iterator[RawRow | Rejected]:
-    """Every row of a file, or of all files below a folder in sorted order, as `(origin, fields)`."""
-    if path.is_dir():
-        for file in data_files(path):
-            yield from _READERS[file.suffix.lower()](file)
-        return
-    if not path.is_file():
-        raise missing_file(path)
-    reader = _READERS.get(path.suffix.lower())
-    if reader is None:
-        raise SourceError(f"{path}: unknown file type {path.suffix!r}; convert it to one of {', '.join(SUPPORTED)}")
-    yield from reader(path)
+def known_columns(names: list[str]) -> list[str] | None:
+    """The columns worth decoding, None for all: those that no shape uses (embeddings, images) are left alone, unless
+    they are all there is to name."""
+    known = [name for name in names if name in SHAPE_FIELDS | PROVENANCE_FIELDS]
+    return known if SHAPE_FIELDS.intersection(known) else None
 
 
-def data_files(folder: Path) -> list[Path]:
-    """Supported files below `folder`, sorted; hidden ones (and what lies in hidden folders) are left out."""
-    files = sorted(
-        path
-        for path in folder.rglob("*")
-        if path.suffix.lower() in SUPPORTED
-        and path.is_file()
-        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
-    )
-    if not files:
-        raise SourceError(
-            f"{folder}: no {', '.join(SUPPORTED)} file in this folder; give the folder that holds the data"
-        )
-    return files
-
-
-def missing_file(path: Path) -> SourceError:
-    """The error for a path that is not there, with the nearest name that is."""
-    nearest = nearest_path(path)
-    hint = f"; did you mean {nearest}?" if nearest else ""
-    return SourceError(f"{path}: no such file or folder{hint} (correct `path`, or give a hub id as owner/name)")
-
-
-def nearest_path(path: Path) -> Path | None:
-    """The existing path most like `path`, looked for at the first part of it that does not exist."""
-    while not path.parent.exists() and path.parent != path:
-        path = path.parent
-    if not path.parent.is_dir():
-        return None
-    names = sorted(entry.name for entry in path.parent.iterdir())
-    close = difflib.get_close_matches(path.name, names, n=1)
-    return path.parent / close[0] if close else None
-
-
-def _parquet(path: Path) -> Iterator[RawRow | Rejected]:
+def _parquet(name: str, stream: BinaryIO) -> Iterator[RawRow | Rejected]:
     try:
-        with pq.ParquetFile(path) as file:
-            names = file.schema_arrow.names
-            known = [name for name in names if name in SHAPE_FIELDS | PROVENANCE_FIELDS]
-            # Columns that no shape uses (embeddings, images) are not decoded, unless they are all there is to name.
-            columns = known if SHAPE_FIELDS.intersection(known) else None
+        with pq.ParquetFile(stream) as file:
+            _refuse_twice(name, file.schema_arrow.names)
             number = 0
-            for batch in file.iter_batches(batch_size=ROWS_PER_BATCH, columns=columns):
+            for batch in file.iter_batches(ROWS_PER_BATCH, columns=known_columns(file.schema_arrow.names)):
                 for row in _batch_rows(batch):
                     number += 1
-                    origin = f"{path.as_posix()}:{number}"
+                    origin = f"{name}:{number}"
                     yield (origin, row) if isinstance(row, dict) else reject(origin, row, "")
-    except (pa.ArrowException, OSError) as error:
-        raise SourceError(f"{path}: not a readable Parquet file ({_first_line(error)}); write it again") from error
+    # Damaged pages surface as Arrow's errors, as OSError, or as the ValueError of a field it cannot decode.
+    except (pa.ArrowException, OSError, ValueError) as error:
+        if isinstance(error, SourceError):
+            raise
+        raise SourceError(f"{name}: not a readable Parquet file ({first_line(error)}); write it again") from error
 
 
 def _batch_rows(batch: pa.RecordBatch) -> Iterator[dict[str, Any] | str]:
+    """Rows as dicts; the reason in place of a row that Python cannot hold: text that is not UTF-8, a date of year 0."""
     try:
-        yield from batch.to_pylist()
-    except UnicodeDecodeError:
+        rows = batch.to_pylist()
+    except (ValueError, OverflowError, pa.ArrowException):
         for position in range(batch.num_rows):
             try:
                 yield batch.slice(position, 1).to_pylist()[0]
             except UnicodeDecodeError:
                 yield "a field is not UTF-8"
+            except (ValueError, OverflowError, pa.ArrowException):
+                yield "a field holds a value that cannot be read"
+    else:
+        yield from rows
 
 
-def _jsonl(path: Path) -> Iterator[RawRow | Rejected]:
-    with path.open("rb") as lines:
-        for number, line in enumerate(lines, start=1):
-            if number == 1:
-                line = line.removeprefix(b"\xef\xbb\xbf")
-            if line.strip():
-                yield _json_line(f"{path.as_posix()}:{number}", line)
+def _jsonl(name: str, stream: BinaryIO) -> Iterator[RawRow | Rejected]:
+    json = JsonReader()
+    for number, line in enumerate(_lines(stream), start=1):
+        origin = f"{name}:{number}"
+        if line is None:
+            yield reject(origin, f"the line is longer than {MAX_LINE_BYTES} bytes", "")
+            continue
+        if number == 1:
+            line = line.removeprefix(_BOM)
+        if line.strip():
+            yield _json_line(json, origin, line)
 
 
-def _json_line(origin: str, line: bytes) -> RawRow | Rejected:
+def _lines(stream: BinaryIO) -> Iterator[bytes | None]:
+    """Lines, with None for one over `MAX_LINE_BYTES`, which is passed over without being held in memory."""
+    while line := stream.readline(MAX_LINE_BYTES + 1):
+        if len(line) <= MAX_LINE_BYTES:
+            yield line
+            continue
+        while line and not line.endswith(b"\n"):
+            line = stream.readline(MAX_LINE_BYTES)
+        yield None
+
+
+def _json_line(json: JsonReader, origin: str, line: bytes) -> RawRow | Rejected:
     try:
-        value = json.loads(line.decode("utf-8"))
+        value = json.value(line.decode("utf-8"))
     except UnicodeDecodeError:
         return reject(origin, "the line is not UTF-8", line.decode("utf-8", "replace"))
-    except (ValueError, RecursionError):
-        return reject(origin, "the line is not valid JSON", line.decode("utf-8"))
+    except JsonError as error:
+        reason = "the line is not valid JSON" if str(error) == "not valid JSON" else str(error)
+        return reject(origin, reason, line.decode("utf-8"))
     return (origin, value) if isinstance(value, dict) else reject(origin, "the line is not a JSON object", value)
 
 
-def _json(path: Path) -> Iterator[RawRow | Rejected]:
-    if _first_character(path) == b"{":  # many published .json files hold JSON lines
-        yield from _jsonl(path)
+def _json(name: str, stream: BinaryIO) -> Iterator[RawRow | Rejected]:
+    if _first_character(stream) == b"{":  # many published .json files hold JSON lines
+        yield from _jsonl(name, stream)
         return
+    content = stream.read(MAX_JSON_BYTES + 1)
+    if len(content) > MAX_JSON_BYTES:
+        raise SourceError(f"{name}: a JSON list of more than {MAX_JSON_BYTES} bytes; write it as .jsonl, which streams")
     try:
-        values = json.loads(path.read_bytes().decode("utf-8-sig"))
-    except (ValueError, RecursionError) as error:
-        raise SourceError(
-            f"{path}: not valid JSON ({_first_line(error)}); write it as .jsonl to lose one row, not all"
-        ) from error
-    if not isinstance(values, list):
-        raise SourceError(f"{path}: holds {type(values).__name__}, not a list of objects; write a list, or .jsonl")
-    for number, value in enumerate(values, start=1):
-        origin = f"{path.as_posix()}:{number}"
-        yield (origin, value) if isinstance(value, dict) else reject(origin, "the entry is not a JSON object", value)
+        for number, value in enumerate(JsonReader().entries(content.decode("utf-8-sig")), start=1):
+            origin = f"{name}:{number}"
+            if isinstance(value, JsonError):
+                yield reject(origin, str(value), "")
+            elif isinstance(value, dict):
+                yield origin, value
+            else:
+                yield reject(origin, "the entry is not a JSON object", value)
+    except ValueError as error:
+        what = "not UTF-8" if isinstance(error, UnicodeDecodeError) else first_line(error)
+        raise SourceError(f"{name}: {what}; write a list of objects, or .jsonl to lose one row, not all") from error
 
 
-def _first_character(path: Path) -> bytes:
-    with path.open("rb") as file:
-        return file.read(4096).removeprefix(b"\xef\xbb\xbf").lstrip()[:1]
+def _first_character(stream: BinaryIO) -> bytes:
+    head = stream.peek(4096) if isinstance(stream, io.BufferedReader) else b""
+    return head.removeprefix(_BOM).lstrip()[:1]
 
 
-def _csv(path: Path) -> Iterator[RawRow | Rejected]:
-    csv.field_size_limit(min(sys.maxsize, 2**31 - 1))  # a long answer is judged by max_characters, not by csv's 131,072
+def _csv(name: str, stream: BinaryIO) -> Iterator[RawRow | Rejected]:
+    csv.field_size_limit(MAX_LINE_BYTES)  # a long answer is judged by max_characters, not by csv's 131,072
     # Bytes that are not UTF-8 become lone surrogates, which the row's own validation then names.
-    with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-        reader = csv.DictReader(file, strict=True)
-        try:
-            for row in reader:
-                origin = f"{path.as_posix()}:{reader.line_num}"
-                if None in row:
-                    yield reject(origin, "more fields than the header has", dict(row))
-                else:
-                    yield origin, dict(row)
-        except csv.Error as error:
-            raise SourceError(
-                f"{path}:{reader.line_num}: not valid CSV ({error}); quote fields that hold commas or line breaks"
-            ) from error
+    text = io.TextIOWrapper(stream, encoding="utf-8-sig", errors="surrogateescape", newline="")
+    reader = csv.reader(_csv_lines(text), strict=True)
+    try:
+        header = next(reader, [])
+        _refuse_twice(name, header)
+        for fields in reader:
+            origin = f"{name}:{reader.line_num}"
+            row = dict(zip(header, fields, strict=False))
+            if len(fields) == len(header):
+                yield origin, row
+            elif fields:
+                amount = "more" if len(fields) > len(header) else "fewer"
+                yield reject(origin, f"{amount} fields than the header has", row)
+    except csv.Error as error:
+        raise SourceError(
+            f"{name}:{reader.line_num}: not valid CSV ({error}); quote fields that hold commas or line breaks"
+        ) from error
+    finally:
+        text.detach()  # the stream belongs to who opened it
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0] if str(error) else type(error).__name__
+def _csv_lines(text: io.TextIOWrapper) -> Iterator[str]:
+    while line := text.readline(MAX_LINE_BYTES):
+        if len(line) == MAX_LINE_BYTES:
+            raise csv.Error(f"a line of {MAX_LINE_BYTES} characters or more")
+        yield line
 
 
-_READERS: dict[str, Callable[[Path], Iterator[RawRow | Rejected]]] = {
+def _refuse_twice(name: str, columns: list[str]) -> None:
+    twice = [column for column, count in Counter(columns).items() if count > 1]
+    if twice:
+        raise SourceError(f"{name}: the column {repr(twice[0])[:80]} stands twice in the header; rename one of them")
+
+
+_READERS: dict[str, Callable[[str, BinaryIO], Iterator[RawRow | Rejected]]] = {
     ".parquet": _parquet,
     ".jsonl": _jsonl,
     ".json": _json,
     ".csv": _csv,
 }
-SUPPORTED = tuple(_READERS)

@@ -1,41 +1,93 @@
-"""Raw rows of a Hugging Face hub dataset through `datasets`, from its local cache when that holds it.
+"""Raw rows of a Hugging Face hub dataset through `datasets`, at a commit that is known before the first row is read.
 
-The dataset is loaded, not streamed: a second run then needs no network and a pinned `revision` gives the same rows.
-The first run therefore downloads the whole split even under a `limit`.
+A branch moves, so it is resolved to its commit once and the rows are read at that commit; offline, the commit is the
+one the local cache was filled from. The dataset is loaded, so that a second run needs no network; the first run
+downloads the whole split even under a `limit`. `stream: true` reads row by row over the network and keeps nothing.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
-from curate.sources.files import SUPPORTED, RawRow, SourceError, nearest_path
+from curate.sources.errors import SourceError, nearest_path
+from curate.sources.files import RawRow, known_columns
+from curate.sources.opening import file_kind
 from curate.sources.spec import SourceSpec
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+_COMMIT_IN_URL = re.compile(r"@([0-9a-f]{40})(?:/|$)")
 
 
 def looks_like_hub_id(path: str) -> bool:
     """`owner/name`, and not the name of a data file."""
-    return _HUB_ID.fullmatch(path) is not None and Path(path).suffix.lower() not in SUPPORTED
+    return _HUB_ID.fullmatch(path) is not None and file_kind(path) is None
 
 
-def read_hub_rows(spec: SourceSpec) -> Iterator[RawRow]:
-    """Every row of the split as `(origin, fields)`; `SourceError` if the dataset cannot be had."""
-    import datasets
+def resolve_commit(spec: SourceSpec) -> str | None:
+    """The commit that the spec's revision is now; None when the hub cannot be asked."""
+    import huggingface_hub
 
-    split = spec.split or "train"
+    if spec.revision and _COMMIT.fullmatch(spec.revision):
+        return spec.revision
     try:
-        rows = datasets.load_dataset(spec.path, name=spec.subset, split=split, revision=spec.revision)
-    # `datasets` raises its own, the hub client's, httpx' and OS errors here; all mean the same to the user.
-    except Exception as error:
-        nearest = nearest_path(Path(spec.path))
-        hint = f" or did you mean the local {nearest}?" if nearest else ""
-        raise SourceError(
-            f"{spec.path}: no such local path, and as a hub dataset (split {split!r}) it could not be loaded: "
-            f"{type(error).__name__}. Check the id, `subset`, `split`, `revision`, the network (HF_HUB_OFFLINE) and, "
-            f"for a gated dataset, the login; or download it and give the folder{hint}"
-        ) from error
-    for number, row in enumerate(rows, start=1):
-        yield f"hub:{spec.path}@{split}:{number}", dict(row)
+        return huggingface_hub.HfApi().dataset_info(spec.path, revision=spec.revision).sha
+    # The hub client raises its own, httpx' and OS errors; loading will say what is wrong, or find the cache.
+    except Exception:
+        return None
+
+
+class HubRows:
+    """The rows of one split. `commit` is known at the latest when the first row is; None where even the cache does
+    not tell."""
+
+    def __init__(self, spec: SourceSpec) -> None:
+        self.spec = spec
+        self.split = spec.split or "train"
+        self.commit = resolve_commit(spec)
+
+    def __iter__(self) -> Iterator[RawRow]:
+        """Every row as `(origin, fields)`; `SourceError` if the dataset cannot be had, or not to its end."""
+        spec = self.spec
+        number = 0
+        try:
+            for number, row in enumerate(self._load(), start=1):
+                yield f"hub:{spec.path}@{self.split}:{number}", dict(row)
+        # `datasets` raises its own, the hub client's, httpx' and OS errors here; all mean the same to the user.
+        except Exception as error:
+            if number:
+                raise SourceError(
+                    f"{spec.path}: reading stopped after row {number} of split {self.split!r}: {type(error).__name__}. "
+                    "Run again; for a weak network leave `stream` out, so that the files are fetched first"
+                ) from error
+            nearest = nearest_path(Path(spec.path))
+            hint = f" or did you mean the local {nearest}?" if nearest else ""
+            raise SourceError(
+                f"{spec.path}: no such local path, and as a hub dataset (split {self.split!r}) it could not be loaded: "
+                f"{type(error).__name__}. Check the id, `subset`, `split`, `revision`, the network (HF_HUB_OFFLINE) "
+                f"and, for a gated dataset, the login; or download it and give the folder{hint}"
+            ) from error
+
+    def _load(self) -> Any:
+        import datasets
+
+        spec = self.spec
+        rows = datasets.load_dataset(
+            spec.path,
+            name=spec.subset,
+            split=self.split,
+            revision=self.commit or spec.revision,
+            streaming=spec.stream,
+        )
+        self.commit = self.commit or _commit_of(rows.info.download_checksums)
+        columns = known_columns(rows.column_names or [])
+        return rows.select_columns(columns) if columns else rows
+
+
+def _commit_of(downloads: Mapping[str, Any] | None) -> str | None:
+    """The commit in the addresses that a cached dataset was built from."""
+    found = {match[1] for address in downloads or {} if (match := _COMMIT_IN_URL.search(address))}
+    return found.pop() if len(found) == 1 else None

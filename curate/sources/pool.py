@@ -9,17 +9,21 @@ not dirt. The pool is held in memory.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from curate.records import MAX_CHARACTERS, UNKNOWN, Example, Rejected, has_id, parse_row, reject
-from curate.sources.files import RawRow, SourceError, missing_file, read_rows
-from curate.sources.hub import looks_like_hub_id, read_hub_rows
-from curate.sources.shapes import ShapeError, to_messages
+from curate.sources.errors import SourceError
+from curate.sources.files import RawRow, read_rows
+from curate.sources.hub import HubRows, looks_like_hub_id, resolve_commit
+from curate.sources.opening import find_files, is_pattern, is_url, source_name
+from curate.sources.report import UNRECOGNISED, FileReport, SourceReport
+from curate.sources.shapes import detect_shape, to_messages
 from curate.sources.spec import SourceSpec
+from curate.sources.turns import ShapeError
 
 MAX_REJECTED = 0.01
 MISSING_CAPABILITY = "capability is missing: a target needs one, in the row or in the source's `capability`"
@@ -34,28 +38,50 @@ class TakenIds:
 
 
 class TooManyRejectedError(SourceError):
-    """The share of rejected rows is above the limit; `rejected` holds them all."""
+    """The share of rejected rows is above the limit; `rejected` holds them all, `reports` what was read."""
 
-    def __init__(self, message: str, rejected: list[Rejected]):
+    def __init__(self, message: str, rejected: list[Rejected], reports: Iterable[SourceReport] = ()):
         super().__init__(message)
         self.rejected = rejected
+        self.reports = list(reports)
+
+
+class Pool(NamedTuple):
+    """Every row read, as an example or rejected, and what was read of each source."""
+
+    examples: list[Example]
+    rejected: list[Rejected]
+    reports: list[SourceReport]
 
 
 def read_source(
-    spec: SourceSpec, *, max_characters: int = MAX_CHARACTERS, taken: TakenIds | None = None
+    spec: SourceSpec,
+    *,
+    max_characters: int = MAX_CHARACTERS,
+    taken: TakenIds | None = None,
+    report: SourceReport | None = None,
 ) -> Iterator[Example | Rejected]:
     """The rows of one source in order, each as an `Example` or a `Rejected`; nothing is left out.
 
-    taken: the ids of the rows read before this source; grows as rows are read.
-    Raises `SourceError` when the source cannot be opened (at the first row asked for).
+    taken: the ids of the rows read before this source; grows as rows are read. report: the files, the commit and the
+    shapes are entered there; counting rows is the caller's, who may judge further.
+    Raises `SourceError` when the source cannot be opened (at the first row asked for) or turns out to be damaged.
     """
     taken = TakenIds() if taken is None else taken
-    name = _source_name(spec.path)
-    for raw in islice(_raw_rows(spec), spec.limit):
-        result = raw if isinstance(raw, Rejected) else _parse(spec, raw, name, max_characters, taken)
+    report = SourceReport.of(spec, "pool") if report is None else report
+    name = _source_name(spec)
+    for raw in islice(_raw_rows(spec, report), spec.limit):
+        result = raw if isinstance(raw, Rejected) else _parse(spec, raw, name, max_characters, taken, report)
         if isinstance(result, Example):
             taken.origins[result.id] = result.origin
         yield result
+
+
+def pinned(spec: SourceSpec) -> SourceSpec:
+    """The spec with its hub revision as a commit, so that what is read is what was named; others as they are."""
+    if not _is_hub(spec.path):
+        return spec
+    return spec.model_copy(update={"revision": resolve_commit(spec) or spec.revision})
 
 
 def read_pool(
@@ -64,19 +90,51 @@ def read_pool(
     """All sources as one pool with unique ids: `(examples, rejected)`, together every row read.
 
     max_rejected: the largest tolerated share of rejected rows, 0 to 1. Raises `TooManyRejectedError` above it,
-    `SourceError` when a source cannot be read or all of them hold no rows.
+    `SourceError` when a source cannot be read or holds no rows.
     """
-    return _read(specs, max_rejected, max_characters, check=lambda result: result)
+    return read_reported(specs, "pool", max_rejected=max_rejected, max_characters=max_characters)[:2]
 
 
 def read_targets(
     specs: Iterable[SourceSpec], *, max_rejected: float = MAX_REJECTED, max_characters: int = MAX_CHARACTERS
 ) -> tuple[list[Example], list[Rejected]]:
     """`read_pool` for targets: a row without a capability is rejected."""
-    return _read(specs, max_rejected, max_characters, check=_require_capability)
+    return read_reported(specs, "targets", max_rejected=max_rejected, max_characters=max_characters)[:2]
 
 
-def check_rejected_share(examples: int, rejected: list[Rejected], max_rejected: float) -> None:
+def read_reported(
+    specs: Iterable[SourceSpec],
+    use: str,
+    *,
+    max_rejected: float = MAX_REJECTED,
+    max_characters: int = MAX_CHARACTERS,
+) -> Pool:
+    """`read_pool` or `read_targets` (use: `pool` or `targets`) with a report per source."""
+    examples: list[Example] = []
+    rejected: list[Rejected] = []
+    reports: list[SourceReport] = []
+    taken = TakenIds()
+    for spec in specs:
+        report = SourceReport.of(spec, use)
+        reports.append(report)
+        for result in read_source(spec, max_characters=max_characters, taken=taken, report=report):
+            checked = _require_capability(result) if use == "targets" else result
+            report.count(checked)
+            if isinstance(checked, Example):
+                examples.append(checked)
+            else:
+                rejected.append(checked)
+        if not report.rows:
+            raise SourceError(f"no rows in {spec.path}; add data, or take the source out")
+    if not reports:
+        raise SourceError("no rows in an empty list of sources; add data")
+    check_rejected_share(len(examples), rejected, max_rejected, reports)
+    return Pool(examples, rejected, reports)
+
+
+def check_rejected_share(
+    examples: int, rejected: list[Rejected], max_rejected: float, reports: Iterable[SourceReport] = ()
+) -> None:
     """Raise `TooManyRejectedError`, naming the commonest reasons and the first offending row, above the tolerated
     share."""
     total = examples + len(rejected)
@@ -89,32 +147,8 @@ def check_rejected_share(examples: int, rejected: list[Rejected], max_rejected: 
         f"({len(rejected) / total:.1%}; max_rejected is {max_rejected:.1%}): {reasons}. "
         "Correct the rows or the source's `shape`, or raise max_rejected",
         rejected,
+        reports,
     )
-
-
-def _read(
-    specs: Iterable[SourceSpec],
-    max_rejected: float,
-    max_characters: int,
-    check: Callable[[Example | Rejected], Example | Rejected],
-) -> tuple[list[Example], list[Rejected]]:
-    examples: list[Example] = []
-    rejected: list[Rejected] = []
-    taken = TakenIds()
-    specs = list(specs)
-    for spec in specs:
-        for result in read_source(spec, max_characters=max_characters, taken=taken):
-            checked = check(result)
-            if isinstance(checked, Example):
-                examples.append(checked)
-            else:
-                rejected.append(checked)
-    if not examples and not rejected:
-        raise SourceError(
-            f"no rows in {', '.join(spec.path for spec in specs) or 'an empty list of sources'}; add data"
-        )
-    check_rejected_share(len(examples), rejected, max_rejected)
-    return examples, rejected
 
 
 def _require_capability(result: Example | Rejected) -> Example | Rejected:
@@ -123,33 +157,58 @@ def _require_capability(result: Example | Rejected) -> Example | Rejected:
     return result
 
 
-def _raw_rows(spec: SourceSpec) -> Iterator[RawRow | Rejected]:
-    path = Path(spec.path)
-    if path.exists():
-        hub_only = [name for name in ("split", "subset", "revision") if getattr(spec, name) is not None]
-        if hub_only:
-            raise SourceError(
-                f"{spec.path}: {', '.join(hub_only)} is for hub datasets; remove it, or name the split's file"
-            )
-        return read_rows(path)
-    if looks_like_hub_id(spec.path):
-        return read_hub_rows(spec)
-    raise missing_file(path)
+def _is_hub(path: str) -> bool:
+    local = is_url(path) or is_pattern(path) or Path(path).exists()
+    return not local and looks_like_hub_id(path)
 
 
-def _source_name(path: str) -> str:
-    if not Path(path).exists():
-        return path
-    return (Path(path).stem if Path(path).is_file() else Path(path).resolve().name) or UNKNOWN
+def _raw_rows(spec: SourceSpec, report: SourceReport) -> Iterator[RawRow | Rejected]:
+    if _is_hub(spec.path):
+        rows = HubRows(spec)
+        for raw in rows:
+            report.revision = rows.commit
+            yield raw
+        return
+    hub_only = [name for name in ("split", "subset", "revision", "stream") if getattr(spec, name)]
+    if hub_only:
+        raise SourceError(
+            f"{spec.path}: {', '.join(hub_only)} is for hub datasets; remove it, or name the split's file"
+        )
+    for file in find_files(spec.path):
+        report.files.append(FileReport(file.name, file.size))
+        yield from read_rows(file)
 
 
-def _parse(spec: SourceSpec, raw: RawRow, name: str, max_characters: int, taken: TakenIds) -> Example | Rejected:
+def _source_name(spec: SourceSpec) -> str:
+    return (spec.path if _is_hub(spec.path) else source_name(spec.path)) or UNKNOWN
+
+
+def _parse(
+    spec: SourceSpec, raw: RawRow, name: str, max_characters: int, taken: TakenIds, report: SourceReport
+) -> Example | Rejected:
+    """One raw row as an example with an id of its own, or why it is none."""
     origin, row = raw
     try:
-        messages = to_messages(row, spec.shape)
+        return _unique(_judge(spec, origin, row, name, max_characters, report), row, taken)
     except ShapeError as error:
         return reject(origin, str(error), row)
-    result = parse_row(
+    except RecursionError:
+        return reject(origin, "nested too deeply", row)
+
+
+def _judge(
+    spec: SourceSpec, origin: str, row: dict[str, Any], name: str, max_characters: int, report: SourceReport
+) -> Example | Rejected:
+    shape: str = spec.shape
+    if shape == "auto":
+        try:
+            shape = detect_shape(row)
+        except ShapeError:
+            report.shapes[UNRECOGNISED] += 1
+            raise
+    report.shapes[shape] += 1
+    messages = to_messages(row, shape)
+    return parse_row(
         {"id": row.get("id"), "messages": messages},
         origin=origin,
         source=_setting(spec.source, row, "source", name),
@@ -158,10 +217,13 @@ def _parse(spec: SourceSpec, raw: RawRow, name: str, max_characters: int, taken:
         capability=_setting(spec.capability, row, "capability", None),
         max_characters=max_characters,
     )
+
+
+def _unique(result: Example | Rejected, row: dict[str, Any], taken: TakenIds) -> Example | Rejected:
     if isinstance(result, Rejected) or result.id not in taken.origins:
         return result
     if has_id(row):
-        return reject(origin, "duplicate id", {"id": result.id, "first seen at": taken.origins[result.id]})
+        return reject(result.origin, "duplicate id", {"id": result.id, "first seen at": taken.origins[result.id]})
     while True:
         taken.copies[result.id] += 1
         copy = f"{result.id}-{taken.copies[result.id] + 1}"

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 from curate import cleaning
 from curate.records import read_examples, rows_to_encode, write_examples, write_rejected
-from curate.sources import TooManyRejectedError, read_pool, read_targets
+from curate.sources import SourceSpec, TooManyRejectedError, pinned, read_reported, read_reports, write_reports
+from curate.sources.opening import fingerprint, is_pattern, is_url
 from eval.items import read_items
 from flows.config import RunConfig
 from flows.store import Accounting, StageOutput, StageStore, path_digest
@@ -17,42 +19,67 @@ from train.encoding import Encoded, encode_all, write_encoded
 from train.models import load_tokenizer
 
 POOL, TARGETS, REJECTED, REMOVED = "pool.parquet", "targets.parquet", "rejected.parquet", "removed.parquet"
-EXCLUDED, AUDIT = "excluded.json", "audit.json"
+SOURCES, EXCLUDED, AUDIT = "sources.json", "excluded.json", "audit.json"
+
+
+# Prefect's own logger, so that the terminal of a run shows what was read; there is none of the run outside a run.
+logger = logging.getLogger("prefect.equipoise")
 
 
 def external_digest(path: str) -> str:
-    """Content hash of a local file or folder; a hub id stands for itself."""
+    """Hash of what a local path, a pattern or a URL holds; a hub id stands for itself."""
+    if is_url(path) or is_pattern(path):
+        return fingerprint(path)
     return path_digest(Path(path)) if Path(path).exists() else path
 
 
 def ingest(config: RunConfig, store: StageStore) -> StageOutput:
-    """Read every source; bad rows go to rejected.parquet with a reason."""
+    """Read every source; bad rows go to rejected.parquet with a reason, what was read of each to sources.json."""
+    # Pinned before the key is made: a branch of the hub that moved is another input.
+    pool_specs = [pinned(spec) for spec in config.data.pool]
+    target_specs = [pinned(spec) for spec in config.data.targets]
 
     def build(folder: Path) -> Accounting:
+        most = config.data.max_rejected
         try:
-            pool, rejected = read_pool(config.data.pool, max_rejected=config.data.max_rejected)
-            targets, bad_targets = read_targets(config.data.targets, max_rejected=config.data.max_rejected)
+            pool = read_reported(pool_specs, "pool", max_rejected=most)
+            targets = read_reported(target_specs, "targets", max_rejected=most)
         except TooManyRejectedError as error:
             write_rejected(folder / REJECTED, error.rejected)
-            raise TooManyRejectedError(f"{error}. All of them: {folder / REJECTED}", error.rejected) from error
-        write_examples(folder / POOL, pool)
-        write_examples(folder / TARGETS, targets, targets=True)
-        write_rejected(folder / REJECTED, [*rejected, *bad_targets])
+            write_reports(folder / SOURCES, error.reports)
+            raise TooManyRejectedError(
+                f"{error}. All of them: {folder / REJECTED}; what was read: {folder / SOURCES}",
+                error.rejected,
+                error.reports,
+            ) from error
+        rejected = [*pool.rejected, *targets.rejected]
+        write_examples(folder / POOL, pool.examples)
+        write_examples(folder / TARGETS, targets.examples, targets=True)
+        write_rejected(folder / REJECTED, rejected)
+        write_reports(folder / SOURCES, [*pool.reports, *targets.reports])
         return Accounting(
-            len(pool) + len(rejected) + len(targets) + len(bad_targets),
-            len(pool),
-            targets=len(targets),
-            rejected=len(rejected) + len(bad_targets),
+            len(pool.examples) + len(targets.examples) + len(rejected),
+            len(pool.examples),
+            targets=len(targets.examples),
+            rejected=len(rejected),
         )
 
-    specs = [*config.data.pool, *config.data.targets]
-    return store.run(
+    output = store.run(
         "ingest",
         build,
-        params={"data": config.data.model_dump(mode="json")},
-        inputs={f"{k}": external_digest(spec.path) for k, spec in enumerate(specs)},
+        params={"data": config.data.model_dump(mode="json", exclude={"cleaning"})},
+        inputs={f"{k}": source_digest(spec) for k, spec in enumerate([*pool_specs, *target_specs])},
         code=["curate/records.py", "curate/sources", "flows/stages/data.py"],
     )
+    for report in read_reports(output.path / SOURCES):
+        logger.info("read %s", report.in_words())
+    return output
+
+
+def source_digest(spec: SourceSpec) -> str:
+    """`external_digest` of the source's path, with the commit of a hub dataset where it is known."""
+    digest = external_digest(spec.path)
+    return f"{digest}@{spec.revision}" if spec.revision else digest
 
 
 def clean(config: RunConfig, store: StageStore, ingested: StageOutput) -> StageOutput:

@@ -14,9 +14,10 @@ from curate.scores import read_scores
 from curate.selection import METHODS
 from curate.selection.explain import selection_table
 from curate.selection.inputs import INPUTS
+from curate.sources.report import attributions, read_reports
 from flows.config import RunConfig
 from flows.stages.constraints import near_duplicates, selection_budget, selection_constraints
-from flows.stages.data import POOL, REMOVED, TARGETS
+from flows.stages.data import POOL, REMOVED, SOURCES, TARGETS
 from flows.store import Accounting, StageOutput, StageStore
 
 SELECTION = "selection.parquet"
@@ -96,7 +97,7 @@ def export(
                 f"Scores: {_scores_in_words(config, method)}"
                 + ("; BIDS (arXiv 2501.12147) balances them over the targets." if method == "bids" else ".")
             ),
-            pool=pool_sources(read_examples(ingested.path / POOL)),
+            pool=pool_sources(read_examples(ingested.path / POOL), attributions(read_reports(ingested.path / SOURCES))),
             removed=Counter(row.filter for row in read_removed(cleaned.path / REMOVED)),
             gaps=_gaps(config, encoded, matrix),
         )
@@ -109,7 +110,7 @@ def export(
         build,
         params={"method": method, "name": config.name, "model": config.model},
         inputs={"ingest": ingested.key, "clean": cleaned.key, "encode": encoded.key, "select": selected.key},
-        code=["curate/records.py", "curate/export.py", "flows/stages/selection.py"],
+        code=["curate/records.py", "curate/export.py", "curate/sources/report.py", "flows/stages/selection.py"],
     )
 
 

@@ -24,6 +24,7 @@ from curate.records import (
 )
 
 USER, ASSISTANT = {"role": "user", "content": "2 + 2?"}, {"role": "assistant", "content": "4"}
+TOOL = {"role": "tool", "content": "x"}
 
 
 @pytest.mark.parametrize(
@@ -34,9 +35,12 @@ USER, ASSISTANT = {"role": "user", "content": "2 + 2?"}, {"role": "assistant", "
         ("hello", "messages is missing or empty"),
         ([USER, None], "messages[1] is not an object with role and content"),
         (
-            [{"role": "tool", "content": "x"}, ASSISTANT],
-            "messages[0].role is 'tool', not one of system, user, assistant",
+            [{"role": "critic", "content": "x"}, ASSISTANT],
+            "messages[0].role is 'critic', not one of system, user, assistant, tool",
         ),
+        ([TOOL, USER, ASSISTANT], "messages[0] is a tool's, but no turn of the assistant comes before it"),
+        ([USER, TOOL, ASSISTANT], "messages[1] is a tool's, but no turn of the assistant comes before it"),
+        ([USER, ASSISTANT, TOOL], "the last turn is not the assistant's"),
         ([USER, {"role": "assistant", "content": " \n"}], "messages[1].content is empty"),
         ([USER, {"role": "assistant"}], "messages[1].content is missing"),
         ([{"role": "user", "content": 3}, ASSISTANT], "messages[0].content is not a string"),
@@ -55,6 +59,8 @@ def test_problems_are_named(messages, reason):
 def test_valid_rows_have_no_problem():
     system = {"role": "system", "content": "Be brief."}
     assert messages_problem([system, USER, ASSISTANT, USER, ASSISTANT]) is None
+    nothing = {"role": "tool", "content": ""}
+    assert messages_problem([USER, ASSISTANT, TOOL, nothing, ASSISTANT, USER, ASSISTANT]) is None
     assert messages_problem([USER, ASSISTANT], max_characters=len("2 + 2?4")) is None
 
 

@@ -105,7 +105,7 @@ def test_bad_lines_cost_themselves_only(tmp_path):
         "the line is not a JSON object",
         "the line is not UTF-8",
         "no conversation: expected messages, conv",
-        "the line is not valid JSON",
+        "nested too deeply",
     ]
     assert "text" in results[4].reason
 
@@ -199,7 +199,7 @@ def test_files_that_cannot_be_read_are_named(tmp_path):
         "a.parquet": "not a readable Parquet file",
         "a.txt": "unknown file type '.txt'; convert it to one of .parquet",
         "a.json": "not valid JSON",
-        "none": "no .parquet, .jsonl, .json, .csv file",
+        "none": "no data file in this folder; give the one that holds .parquet, .jsonl, .json, .csv",
         "empty.jsonl": "no rows in",
     }.items():
         with pytest.raises(SourceError, match=message) as caught:

@@ -13,7 +13,7 @@ import gc
 import importlib.metadata
 import os
 import platform
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -98,14 +98,17 @@ class Engine:
             versions=versions,
         )
 
-    def run(self, models: Sequence[ModelToEvaluate], prompts_scored: bool) -> Iterator[tuple[ModelToEvaluate, Any]]:
+    def run(
+        self, models: Sequence[ModelToEvaluate], prompts_scored: bool, finished: Collection[str] = ()
+    ) -> Iterator[tuple[ModelToEvaluate, Any]]:
         """Every model with its LM; an LM must not be kept beyond its turn. Adapters that run as LoRA requests come
         together, on one load of their base model, so the order is not always the caller's.
 
         prompts_scored: whether log-likelihoods of prompts are asked, which vLLM's CPU build cannot give under an
-        adapter.
+        adapter. finished: names of models that an earlier process was done with; the notes tell of them all the same.
         """
-        together = self._as_requests(models, prompts_scored)
+        together = [model for model in self._as_requests(models, prompts_scored) if model.name not in finished]
+        models = [model for model in models if model.name not in finished]
         for path in dict.fromkeys(model.path for model in together):
             group = [model for model in models if model.path == path and (model in together or model.adapter is None)]
             yield from self._on_one_base(path, group)

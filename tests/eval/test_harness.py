@@ -124,7 +124,11 @@ def test_a_prompt_beyond_the_context_stops_before_anything_runs_unless_cutting_i
     cut = run_evaluation(_request(MODEL, tasks, limit=4, engine={**engine, "overflow": "cut"}), tmp_path / "cut")
     assert any(item.truncated for item in cut.items if item.task == "local_ifeval")
     assert not any(item.truncated for item in cut.items if item.task == "demo_code")
-    assert [note.split(":")[0] for note in cut.notes] == ["local_gsm8k", "local_ifeval"]
+    shortened = [note for note in cut.notes if "answers of at most" in note]
+    assert [note.split(":")[0] for note in shortened] == ["local_gsm8k", "local_ifeval"]
+    for task in tasks:
+        lost = sum(item.truncated for item in cut.items if item.task == task)
+        assert (f"{task}: {lost} of 4 prompts of m were cut on the left" in cut.notes) == (lost > 0)
     scored = {item.task: set(item.metrics) for item in cut.items}
     assert scored["local_gsm8k"] == {"exact_match"} and "prompt_strict" in scored["local_ifeval"]
 

@@ -14,27 +14,20 @@ from typing import Any, Literal, get_args
 import yaml
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
+from curate.cleaning.settings import CleaningSettings
 from curate.influence.settings import InfluenceSettings
+from curate.local_or_hub import existing_or_hub
 from curate.selection.settings import SelectionSettings
 from curate.sources import SourceSpec
-from curate.sources.hub import looks_like_hub_id
 from curate.sources.opening import check_path, is_pattern, is_url
 from eval.sandbox import SandboxLimits
 from eval.statistics import RESAMPLES
 from train.names import nearest, nearest_path
-from train.settings import ExistingPath, LoraSettings, OptimizerSettings, Settings, TrainingParts, existing
+from train.settings import ExistingPath, LoraSettings, OptimizerSettings, Settings, TrainingParts
 
 
 class ConfigError(ValueError):
     """A configuration that cannot be run; the message lists every problem."""
-
-
-def _existing_or_hub(path: str) -> str:
-    """Every local path must exist now, not after an hour. `owner/name` is a hub id unless a folder `owner` is here."""
-    hub = looks_like_hub_id(path) and not Path(path).parent.is_dir()
-    if not hub:
-        existing(Path(path))
-    return path
 
 
 class DataSettings(Settings):
@@ -43,6 +36,7 @@ class DataSettings(Settings):
         min_length=1, description="a few examples per capability; each row needs `capability`"
     )
     max_rejected: float = Field(0.01, ge=0, le=1, description="largest share of unreadable rows before the run stops")
+    cleaning: CleaningSettings = CleaningSettings()
 
     @field_validator("pool", "targets")
     @classmethod
@@ -53,7 +47,7 @@ class DataSettings(Settings):
                 if is_url(source.path) or is_pattern(source.path):
                     check_path(source.path)
                 else:
-                    _existing_or_hub(source.path)
+                    existing_or_hub(source.path)
             except ValueError as error:
                 problems.append(str(error))
         if problems:
@@ -157,7 +151,7 @@ class RunConfig(Settings):
     @field_validator("model")
     @classmethod
     def _model_exists(cls, model: str) -> str:
-        return _existing_or_hub(model)
+        return existing_or_hub(model)
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:

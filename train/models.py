@@ -17,7 +17,13 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict, prepare_model_for_kbit_training
 from peft.tuners.lora import LoraLayer
 from safetensors.torch import save_file
-from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
+from transformers import (
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+)
 from transformers.pytorch_utils import Conv1D
 
 from train.names import nearest
@@ -58,6 +64,26 @@ def load_base(
         return _load_4bit(path)
     model = _load(AutoModelForCausalLM, path, dtype=dtype, use_safetensors=True)
     return model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+
+
+def load_encoder(path: str) -> Any:
+    """The model at `path` without a head, in float32 and evaluation mode: what gives the hidden states of a text."""
+    model = _load_whole(AutoModel, path, "pooler.")  # pooled otherwise, so a fresh pooler does no harm
+    return model.get_encoder() if model.config.is_encoder_decoder else model
+
+
+def load_classifier(path: str) -> Any:
+    """The text classifier at `path`, in float32 and evaluation mode."""
+    return _load_whole(AutoModelForSequenceClassification, path)
+
+
+def _load_whole(kind: Any, path: str, unused: str = "") -> Any:
+    """A model all of whose weights were saved; transformers would draw the others, the head above all, at random."""
+    model, info = _load(kind, path, dtype=torch.float32, use_safetensors=True, output_loading_info=True)
+    missing = sorted(name for name in info["missing_keys"] if not unused or unused not in f"{name}.")
+    if missing:
+        raise ModelError(f"{path!r} has no weights for {', '.join(missing[:3])}; is it a model for this purpose?")
+    return model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def _load_4bit(path: str) -> Any:

@@ -1,7 +1,9 @@
-"""The one contract of every filter: examples in, `(kept, removed)` out, and together they are what came in.
+"""The one contract of every filter: examples in, `(kept, removed)` out, and together they are what came in; and of
+every editor, which may change texts and removes nothing.
 
 A filter is a named callable and no more, so that the run's filters are a list, their counts come from the same place,
-and a filter that loses a row silently is caught here. Filters run in list order, each on what the one before kept.
+and a filter that loses or alters a row silently is caught here. They run in list order, each on what the one before
+left. The check compares the messages of all rows once per filter, O(rows) where nothing was copied.
 """
 
 from __future__ import annotations
@@ -17,6 +19,9 @@ import pyarrow.parquet as pq
 from curate.records import Example, write_rows
 
 REMOVED_SCHEMA = pa.schema([(name, pa.string()) for name in ("id", "source", "filter", "reason", "matched_id")])
+CHANGED_SCHEMA = pa.schema(
+    [*((name, pa.string()) for name in ("id", "source", "filter", "what")), pa.field("places", pa.int64())]
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +33,17 @@ class Removed:
     filter: str
     reason: str
     matched_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Changed:
+    """What an editor altered in one row: `places` passages of the kind `what`. A row has one per kind."""
+
+    id: str
+    source: str
+    filter: str
+    what: str
+    places: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,16 +67,65 @@ class Filter(Protocol):
     def __call__(self, examples: Sequence[Example]) -> tuple[list[Example], list[Removed]]: ...
 
 
-def clean(examples: Sequence[Example], filters: Iterable[Filter]) -> tuple[list[Example], list[Removed]]:
-    """Run the filters in order. Raises `RuntimeError` if one returns fewer or more rows than it was given."""
-    kept, removed = list(examples), []
+class Editor(Protocol):
+    """All rows out again, in order, some with other texts; `changed` names exactly those."""
+
+    @property
+    def name(self) -> str: ...
+
+    def edit(self, examples: Sequence[Example]) -> tuple[list[Example], list[Changed]]: ...
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one filter or editor did: it was `given` these ids and removed or changed those rows."""
+
+    filter: str
+    given: tuple[str, ...]
+    removed: tuple[Removed, ...]
+    changed: tuple[Changed, ...]
+
+
+@dataclass(frozen=True)
+class Cleaned:
+    """What is left of the pool, and every step on the way."""
+
+    kept: list[Example]
+    steps: list[Step]
+
+    @property
+    def removed(self) -> list[Removed]:
+        return [row for step in self.steps for row in step.removed]
+
+    @property
+    def changed(self) -> list[Changed]:
+        return [row for step in self.steps for row in step.changed]
+
+
+def clean(examples: Sequence[Example], filters: Iterable[Filter | Editor]) -> Cleaned:
+    """Run filters and editors in order. Raises `RuntimeError` if one does not account for every row it was given."""
+    kept, steps = list(examples), []
     for run in filters:
-        given = [example.id for example in kept]
-        kept, gone = run(kept)
-        if sorted(given) != sorted([example.id for example in kept] + [row.id for row in gone]):
-            raise RuntimeError(f"filter {run.name}: {len(given)} rows in, {len(kept)} kept + {len(gone)} removed out")
-        removed.extend(gone)
-    return kept, removed
+        given, gone, changed = kept, list[Removed](), list[Changed]()
+        if hasattr(run, "edit"):
+            kept, changed = run.edit(given)
+        else:
+            kept, gone = run(given)
+        _check(run.name, given, kept, gone, changed)
+        steps.append(Step(run.name, tuple(example.id for example in given), tuple(gone), tuple(changed)))
+    return Cleaned(kept, steps)
+
+
+def _check(
+    name: str, given: Sequence[Example], kept: Sequence[Example], removed: Sequence[Removed], changed: Sequence[Changed]
+) -> None:
+    if sorted(row.id for row in given) != sorted([row.id for row in kept] + [row.id for row in removed]):
+        raise RuntimeError(f"filter {name}: {len(given)} rows in, {len(kept)} kept + {len(removed)} removed out")
+    before = {row.id: row.messages for row in given}
+    other = {row.id for row in kept if row.messages is not before[row.id] and row.messages != before[row.id]}
+    told = {row.id for row in changed}
+    if other != told:
+        raise RuntimeError(f"filter {name}: {len(other)} rows have another text and {len(told)} are told as changed")
 
 
 def write_removed(path: Path, removed: Iterable[Removed]) -> None:
@@ -70,3 +135,12 @@ def write_removed(path: Path, removed: Iterable[Removed]) -> None:
 
 def read_removed(path: Path) -> list[Removed]:
     return [Removed(**row) for row in pq.read_table(path).to_pylist()]
+
+
+def write_changed(path: Path, changed: Iterable[Changed]) -> None:
+    """Write `changed.parquet`; an empty one has the same columns."""
+    write_rows(path, changed, CHANGED_SCHEMA)
+
+
+def read_changed(path: Path) -> list[Changed]:
+    return [Changed(**row) for row in pq.read_table(path).to_pylist()]

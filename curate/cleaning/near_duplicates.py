@@ -1,5 +1,5 @@
-"""Texts that are nearly the same: clusters of them, so that a selection need not take one example twenty times, and
-matches between two sets, so that what scores is not what steers or trains.
+"""Texts that are nearly the same: clusters of them, so that a selection or a pool need not hold one example twenty
+times, and matches between two sets, so that what scores is not what steers or trains.
 
 Two texts are near-duplicates when the Jaccard similarity of their sets of word triples is at least the threshold;
 clusters are the connected components. MinHash with locality-sensitive hashing (datasketch) proposes the pairs and the
@@ -15,11 +15,13 @@ import re
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import tee
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
+from curate.cleaning.contract import Removed
 from curate.cleaning.exact_duplicates import normalise
+from curate.records import Example
 
 if TYPE_CHECKING:
     from datasketch import MinHash, MinHashLSH
@@ -31,6 +33,37 @@ RECALL_OVER_PRECISION = (0.1, 0.9)  # a wrong proposal costs one comparison, a m
 _WORD = re.compile(
     r"[\u0e00-\u0eff\u1000-\u109f\u3040-\u30ff\u3400-\u9fff]|[^\W\u0e00-\u0eff\u1000-\u109f\u3040-\u30ff\u3400-\u9fff]+"
 )
+
+
+class NearDuplicates:
+    """Keeps the first row of every cluster of near-duplicate conversations.
+
+    The row kept is named with its own similarity, which is below the threshold where rows between the two join them.
+    """
+
+    name: ClassVar[str] = "near_duplicates"
+
+    def __init__(self, threshold: float = 0.8):
+        self._threshold = threshold
+
+    def __call__(self, examples: Sequence[Example]) -> tuple[list[Example], list[Removed]]:
+        texts = [example.text() for example in examples]
+        first: dict[int, int] = {}
+        kept, removed = [], []
+        for position, label in enumerate(near_duplicate_clusters(texts, self._threshold).tolist()):
+            example, start = examples[position], first.setdefault(label, position)
+            if start == position:
+                kept.append(example)
+            else:
+                alike = similarity(texts[position], texts[start])
+                reason = f"Jaccard similarity {alike:.2f} with the first row of its cluster"
+                removed.append(Removed(example.id, example.source, self.name, reason, examples[start].id))
+        return kept, removed
+
+
+def similarity(one: str, two: str) -> float:
+    """Jaccard similarity of the two texts' sets of word triples."""
+    return _jaccard(_shingles(one), _shingles(two))
 
 
 def near_duplicate_clusters(texts: Iterable[str], threshold: float = 0.8, *, seed: int = 1) -> np.ndarray:
@@ -81,6 +114,11 @@ def near_matches(
     return found
 
 
+def words_of(text: str) -> list[str]:
+    """The normalised text's words, as the similarity counts them."""
+    return _WORD.findall(normalise(text))
+
+
 def _check_threshold(threshold: float) -> None:
     if not 0 < threshold <= 1:
         raise ValueError(f"threshold {threshold} is not above 0 and at most 1")
@@ -103,7 +141,7 @@ def _sketched(sets: Iterable[np.ndarray], seed: int) -> Iterator[tuple[np.ndarra
 
 def _shingles(text: str) -> np.ndarray:
     """Sorted distinct hashes of the text's word triples; a text of fewer words is one shingle."""
-    words = _WORD.findall(normalise(text))
+    words = words_of(text)
     runs = [" ".join(words[i : i + SHINGLE_WORDS]) for i in range(max(1, len(words) - SHINGLE_WORDS + 1))]
     return np.unique(np.array([zlib.crc32(run.encode()) for run in runs], dtype=np.uint32))
 

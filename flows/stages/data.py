@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from curate import cleaning
+from curate.cleaning.steps import CLEANING, libraries_of, models_of, run_filters, write_cleaning
 from curate.records import read_examples, rows_to_encode, write_examples, write_rejected
 from curate.sources import SourceSpec, TooManyRejectedError, pinned, read_reported, read_reports, write_reports
 from curate.sources.opening import fingerprint, is_pattern, is_url
@@ -19,6 +20,7 @@ from train.encoding import Encoded, encode_all, write_encoded
 from train.models import load_tokenizer
 
 POOL, TARGETS, REJECTED, REMOVED = "pool.parquet", "targets.parquet", "rejected.parquet", "removed.parquet"
+CHANGED = "changed.parquet"
 SOURCES, EXCLUDED, AUDIT = "sources.json", "excluded.json", "audit.json"
 
 
@@ -83,28 +85,37 @@ def source_digest(spec: SourceSpec) -> str:
 
 
 def clean(config: RunConfig, store: StageStore, ingested: StageOutput) -> StageOutput:
-    """Remove exact duplicates, and pool rows that overlap a target or an evaluation item."""
+    """Remove exact duplicates, pool rows that overlap a target or an evaluation item, and what `data.cleaning` adds."""
+    settings = config.data.cleaning
 
     def build(folder: Path) -> Accounting:
         pool = read_examples(ingested.path / POOL)
         references = [cleaning.Reference.of(target) for target in read_examples(ingested.path / TARGETS)]
         references += [cleaning.Reference(item.id, (item.prompt,)) for item in read_items(config.evaluation.items)]
-        filters: list[cleaning.Filter] = [
-            cleaning.ExactDuplicates(),
-            cleaning.TargetOverlap(references),
-            cleaning.WordRunOverlap(references),
-        ]
-        kept, removed = cleaning.clean(pool, filters)
-        write_examples(folder / POOL, kept)
-        cleaning.write_removed(folder / REMOVED, removed)
-        return Accounting(len(pool), len(kept), **Counter(row.filter for row in removed))
+        cleaned, rates = run_filters(pool, references, settings)
+        write_examples(folder / POOL, cleaned.kept)
+        cleaning.write_removed(folder / REMOVED, cleaned.removed)
+        cleaning.write_changed(folder / CHANGED, cleaned.changed)
+        write_cleaning(folder / CLEANING, cleaned, rates, settings)
+        return Accounting(len(pool), len(cleaned.kept), **Counter(row.filter for row in cleaned.removed))
 
     return store.run(
         "clean",
         build,
-        params={},
-        inputs={"ingest": ingested.key, **{f"{k}": path_digest(p) for k, p in enumerate(config.evaluation.items)}},
-        code=["curate/records.py", "curate/cleaning", "eval/items.py", "flows/stages/data.py"],
+        params={"cleaning": settings.model_dump(mode="json"), "libraries": libraries_of(settings)},
+        inputs={
+            "ingest": ingested.key,
+            **{f"{k}": path_digest(p) for k, p in enumerate(config.evaluation.items)},
+            **{f"model-{name}": external_digest(model) for name, model in models_of(settings).items()},
+        },
+        code=[
+            "curate/records.py",
+            "curate/cleaning",
+            "eval/items.py",
+            "train/encoding.py",
+            "train/models.py",
+            "flows/stages/data.py",
+        ],
     )
 
 

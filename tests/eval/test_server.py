@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.server
+import json
+import logging
 import os
 import signal
 import socket
@@ -17,8 +20,8 @@ import pytest
 
 from eval.errors import EvaluationError
 from eval.harness import run_evaluation
-from eval.request import EvaluationRequest
-from eval.server import TOKEN, served_names
+from eval.request import EngineSettings, EvaluationRequest
+from eval.server import TOKEN, served_model, served_names
 
 ROOT = Path(__file__).parents[2]
 MODEL = str(ROOT / "demo" / "model")
@@ -125,18 +128,106 @@ def test_no_server_is_an_error_with_the_remedy():
         served_names(f"http://127.0.0.1:{_unused_port()}/v1")
 
 
-def test_another_kind_of_server_is_told_from_one_that_fits():
-    class Other(http.server.BaseHTTPRequestHandler):
-        def do_GET(self):  # the library's name
-            self.send_response(200)
+@contextlib.contextmanager
+def _stand_in(models, completions=(500, {})):
+    """A server with these (status, JSON or raw bytes) answers; gives its URL."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def answer(self, status, content):
+            self.send_response(status)
+            self.send_header("Content-Type", "application/json")
             self.end_headers()
-            self.wfile.write(b"<html>hello</html>")
+            self.wfile.write(content if isinstance(content, bytes) else json.dumps(content).encode())
+
+        def do_GET(self):  # the library's name
+            self.answer(*models)
+
+        def do_POST(self):
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self.answer(*completions)
 
         def log_message(self, *arguments):
             pass
 
-    with http.server.HTTPServer(("127.0.0.1", 0), Other) as other:
-        threading.Thread(target=other.serve_forever, daemon=True).start()
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/v1"
+        server.shutdown()
+
+
+def test_another_kind_of_server_is_told_from_one_that_fits():
+    with (
+        _stand_in((200, b"<html>hello</html>")) as url,
+        pytest.raises(EvaluationError, match="no OpenAI-compatible server answers"),
+    ):
+        served_names(url)
+
+
+def test_a_port_that_speaks_another_protocol_is_no_server():
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+
+        def greet():
+            connection, _ = other.accept()
+            connection.sendall(b"SSH-2.0-OpenSSH_9.6\r\n\r\n")
+            connection.close()
+
+        threading.Thread(target=greet, daemon=True).start()
         with pytest.raises(EvaluationError, match="no OpenAI-compatible server answers"):
-            served_names(f"http://127.0.0.1:{other.server_port}/v1")
-        other.shutdown()
+            served_names(f"http://127.0.0.1:{other.getsockname()[1]}/v1")
+
+
+def test_a_token_that_no_header_can_carry_is_refused_without_being_shown(monkeypatch):
+    monkeypatch.setenv(TOKEN, f"{SECRET}\nmore")
+    with pytest.raises(EvaluationError, match=f"{TOKEN} holds characters") as told:
+        served_names("http://127.0.0.1:1/v1")
+    assert SECRET not in str(told.value)
+    monkeypatch.setenv(TOKEN, f"{SECRET}\n")  # a file's last line break
+    with _stand_in((200, {"data": [{"id": "m", "max_model_len": 64}]})) as url:
+        assert served_names(f"{url}/") == {"m": 64}
+
+
+def _client(url, **settings):
+    return served_model(EngineSettings(backend="server", url=url, **settings))(model="m", tokenizer=MODEL)
+
+
+def _score(client):
+    from lm_eval.api.instance import Instance
+
+    return client.loglikelihood([Instance("loglikelihood", {}, ("one two", " three"), 0)])
+
+
+MODELS = (200, {"data": [{"id": "m", "max_model_len": 64}]})
+
+
+def test_the_context_is_never_longer_than_the_servers():
+    with _stand_in(MODELS) as url:
+        assert [_client(url, max_model_len=n).max_length for n in (None, 32, 512)] == [64, 32, 64]
+
+
+def test_a_server_that_fails_in_the_middle_is_named_with_the_remedy_and_its_token_is_logged_nowhere(
+    monkeypatch, caplog
+):
+    monkeypatch.setenv(TOKEN, SECRET)
+    with _stand_in(MODELS, (500, {"error": "out of memory"})) as url:
+        client = _client(url)
+        client.max_retries = 1
+        with caplog.at_level(logging.DEBUG), pytest.raises(EvaluationError, match=f"{url} no longer answers") as told:
+            _score(client)
+    assert "500" in str(told.value) and "start it again" in str(told.value)
+    assert "out of memory" in caplog.text
+    assert SECRET not in caplog.text + str(told.value)
+    with pytest.raises(EvaluationError, match="no longer answers as it should"):
+        _score(client)  # it is gone altogether
+
+
+@pytest.mark.parametrize("logprobs", [None, {"token_logprobs": [-0.5], "top_logprobs": [{"a": -0.5}]}])
+def test_a_server_that_does_not_score_given_text_is_refused(logprobs):
+    """Without `echo` only the token that was generated comes back, and the client would sum nothing: certainty."""
+    answer = {"choices": [{"index": 0, "text": "a", "logprobs": logprobs}]}
+    with _stand_in(MODELS, (200, answer)) as url:
+        client = _client(url)
+        client.max_retries = 1
+        with pytest.raises(EvaluationError, match=r"log-probabilities for a prompt of \d+ tokens, so it cannot score"):
+            _score(client)

@@ -98,13 +98,14 @@ def compare(
     confidence: float = 0.95,
     resamples: int = RESAMPLES,
     seed: int = 0,
+    notes: Sequence[str] = (),
 ) -> Comparison:
     """One table per metric: `compare([(BITS_PER_BYTE, bits), (ACCURACY, accuracies)], controls=["base", "random"])`."""
     tables = tuple(
         comparison_table(scores, metric, controls, confidence=confidence, resamples=resamples, seed=seed)
         for metric, scores in scores_by_metric
     )
-    return Comparison(tables=tables, confidence=confidence, resamples=resamples, seed=seed)
+    return Comparison(tables=tables, confidence=confidence, resamples=resamples, seed=seed, notes=tuple(notes))
 
 
 def _check(scores: Scores, metric: Metric, controls: Sequence[str]) -> None:

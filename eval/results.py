@@ -5,7 +5,8 @@ Several runs (training seeds) of one model are answered under names of their own
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping
 
 from eval.request import EvaluationResponse, ItemResult
 from eval.statistics import StatisticsError, TaskScores
@@ -13,6 +14,7 @@ from eval.tables import METRICS, Metric
 
 # run's name in the request → (model's name in the tables, number of the run)
 Runs = Mapping[str, tuple[str, int]]
+SCORABLE = 2  # items that an interval needs
 
 
 def metric_of(item: ItemResult) -> str | None:
@@ -27,7 +29,7 @@ def task_scores(
 
     Without a capability of its own a task counts as one by its name; a task whose items have several is one task per
     capability. excluded: (task, item id) that must not score. A task of which all but one item are excluded is left
-    out: no interval can be made.
+    out, since no interval can be made; `left_out` tells of it.
     """
     values: dict[Metric, dict[str, dict[tuple[str, str], dict[int, dict[str, float]]]]] = {}
     for item in response.items:
@@ -39,7 +41,8 @@ def task_scores(
         by_run = values.setdefault(METRICS[name], {}).setdefault(model, {}).setdefault(task, {})
         by_run.setdefault(run, {})[item.item_id] = item.metrics[name]
     ordered = [metric for metric in dict.fromkeys(METRICS.values()) if metric in values]
-    return [(metric, {model: _tasks(tasks) for model, tasks in values[metric].items()}) for metric in ordered]
+    scored = [(metric, {model: _tasks(tasks) for model, tasks in values[metric].items()}) for metric in ordered]
+    return [(metric, scores) for metric, scores in scored if any(scores.values())]
 
 
 def _tasks(tasks: Mapping[tuple[str, str], Mapping[int, Mapping[str, float]]]) -> dict[str, TaskScores]:
@@ -47,10 +50,23 @@ def _tasks(tasks: Mapping[tuple[str, str], Mapping[int, Mapping[str, float]]]) -
     scores = {}
     for (task, capability), by_run in tasks.items():
         name = task if names.count(task) == 1 else f"{task}, {capability}"
-        if max(map(len, by_run.values())) < 2:
+        if max(map(len, by_run.values())) < SCORABLE:
             continue
         scores[name] = TaskScores.of(name, capability, [by_run[run] for run in sorted(by_run)])
     return scores
+
+
+def left_out(items: Iterable[tuple[str, bool]]) -> list[str]:
+    """Notes on what is in no table. items: of every item its task or capability, and whether it is excluded."""
+    total, scored = Counter[str](), Counter[str]()
+    for name, excluded in items:
+        total[name] += 1
+        scored[name] += not excluded
+    return [
+        f"{name} is in no table: {scored[name]} of its {all_of} items may score, and an interval needs two"
+        for name, all_of in total.items()
+        if scored[name] < SCORABLE
+    ]
 
 
 def unmeasured(response: EvaluationResponse) -> list[str]:

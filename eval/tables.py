@@ -124,16 +124,19 @@ class MetricTable(_Frozen):
 
 
 class Comparison(_Frozen):
-    """All tables of a comparison, with how the intervals were made."""
+    """All tables of a comparison, with how the intervals were made. notes: what a reader must know beside them, such as
+    what is in no table."""
 
     tables: tuple[MetricTable, ...]
     confidence: float
     resamples: int
     seed: int
+    notes: tuple[str, ...] = ()
 
     def to_markdown(self) -> str:
-        """The tables as Markdown, differences and balance beneath each."""
-        return "\n\n".join(_table_markdown(table, self.confidence) for table in self.tables) + "\n"
+        """The tables as Markdown, differences and balance beneath each, and the notes."""
+        notes = ["\n".join(f"- {note}" for note in self.notes)] if self.notes else []
+        return "\n\n".join([*(_table_markdown(table, self.confidence) for table in self.tables), *notes]) + "\n"
 
     def to_csv(self) -> str:
         """Every number in long form: metric, row, kind, model, control, mean, low, high, p, p_adjusted, verdict, items,

@@ -275,6 +275,13 @@ def local_files(spec: TaskSpec) -> list[Path]:
     return sorted({Path(path) for name in named for path in Path("/").glob(name.lstrip("/"))})
 
 
+def folder_files(names: Sequence[str], folder: str | Path) -> list[Path]:
+    """The data on this machine behind those of the names that a task folder knows; it may lie outside the folder."""
+    specs = read_folder(folder).values()
+    asked = [spec for spec in specs if {spec.name, *_tags(spec)} & set(names)]
+    return sorted({path for spec in asked for path in local_files(spec)})
+
+
 def _rows(path: str) -> int:
     import pyarrow.parquet as pq
 

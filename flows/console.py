@@ -80,6 +80,8 @@ def show_metric(table: MetricTable, confidence: float) -> None:
 def show_comparison(comparison: Comparison) -> None:
     for table in comparison.tables:
         show_metric(table, comparison.confidence)
+    for note in comparison.notes:
+        console.print(f"note: {note}", markup=False, highlight=False)
 
 
 def show_paths(paths: Mapping[str, str]) -> None:

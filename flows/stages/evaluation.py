@@ -18,19 +18,21 @@ import pyarrow.parquet as pq
 
 from curate.sources import read_targets
 from eval import leakage, parts
+from eval.adapters import check_fit
 from eval.compare import BASE, RANDOM, Scores, compare
+from eval.errors import EvaluationError
 from eval.harness import run_evaluation
-from eval.heldout import ItemLoss, encode_held_out, held_out_losses
-from eval.items import EvaluationItem, read_items
-from eval.request import EngineSettings, EvaluationRequest, EvaluationResponse, ModelToEvaluate
-from eval.results import check_measured, metric_of, task_scores
-from eval.statistics import TaskScores
-from eval.tables import BITS_PER_BYTE, BITS_PER_TOKEN, Comparison, Metric
+from eval.items import read_items
+from eval.request import EngineSettings, EvaluationRequest, EvaluationResponse, ItemResult, ModelToEvaluate
+from eval.results import check_measured, left_out, metric_of, task_scores
+from eval.statistics import StatisticsError, TaskScores
+from eval.tables import Comparison, Metric
+from eval.tasks import folder_files
 from flows.config import ConfigError, RunConfig
 from flows.process import show
 from flows.stages.data import external_digest
+from flows.stages.held_out import HELD_OUT, comparable_units, held_out, held_out_records, held_out_scores, skipped_note
 from flows.store import StageOutput, StageStore
-from train.models import load_adapter, load_base, load_tokenizer
 
 RESULTS, ITEMS, ENGINE, LEAKS, EXCLUDED = (
     "results.json",
@@ -39,7 +41,6 @@ RESULTS, ITEMS, ENGINE, LEAKS, EXCLUDED = (
     "leaks.parquet",
     "excluded.json",
 )
-HELD_OUT = "held_out"  # the held-out losses' task, and the folder of what is finished of them
 ITEM_SCHEMA = pa.schema(
     [
         ("model", pa.string()),
@@ -75,7 +76,8 @@ class EvaluatedModel:
 
 
 def evaluated_models(config: RunConfig, models: Mapping[str, Sequence[str]]) -> list[EvaluatedModel]:
-    """The base model and every training run of the others. Raises `ConfigError` for a folder that holds no model."""
+    """The base model and every training run of the others. Raises `ConfigError` for a folder that holds no model, or an
+    adapter of another base."""
     found = [EvaluatedModel(BASE, config.model, external_digest(config.model))]
     for name, folders in models.items():
         found += [_model(config, name, run, Path(folder)) for run, folder in enumerate(folders)]
@@ -91,6 +93,10 @@ def _model(config: RunConfig, name: str, run: int, folder: Path) -> EvaluatedMod
     if (folder / "config.json").is_file():
         return EvaluatedModel(name, str(folder), external_digest(str(folder)), run=run)
     if (folder / "adapter_config.json").is_file():
+        try:
+            check_fit(ModelToEvaluate(name=name, path=config.model, adapter=str(folder)))
+        except EvaluationError as error:
+            raise ConfigError(str(error)) from error
         return EvaluatedModel(name, config.model, external_digest(str(folder)), adapter=str(folder), run=run)
     raise ConfigError(f"model {name}: {folder} has neither config.json nor adapter_config.json, so it is no model")
 
@@ -108,13 +114,21 @@ def evaluate(
         records: list[dict] = []
         leaks: list[leakage.Leak] = []
         skipped: dict[str, str] = {}
+        notes: list[str] = []
+        if len(models) > 1 and not datasets:
+            notes.append(
+                "No dataset was named, so items were compared with the targets only, not with what was trained on"
+            )
         if settings.items:
             items = read_items(settings.items)
             leaks += leakage.find_leaks([leakage.ScoredText(HELD_OUT, i.id, i.prompt) for i in items], known)
-            losses, skipped = _held_out(config, models, items, folder / HELD_OUT)
+            losses, skipped = held_out(config, models, items, folder / HELD_OUT)
             leaked = {leak.item_id for leak in leaks}
-            scored += _held_out_scores(models, losses, leaked)
-            records += _held_out_records(models, losses, leaked)
+            units, told = comparable_units(losses)
+            notes += [*told, *skipped_note(skipped, len(items))]
+            notes += left_out((f"held-out {i.capability}", i.id in leaked or i.id in skipped) for i in items)
+            scored += held_out_scores(models, losses, leaked, units)
+            records += held_out_records(models, losses, leaked, units)
         if settings.tasks:
             response = _tasks(config, models, folder)
             check_measured(response)
@@ -126,20 +140,29 @@ def evaluate(
             order = list(dict.fromkeys(item.capability for item in items)) if settings.items else []
             scored += [(metric, _in_order(scores, order)) for metric, scores in task_scores(response, runs, excluded)]
             records += _task_records(response, runs, excluded)
-            (folder / ENGINE).write_text(
-                json.dumps({**response.engine.model_dump(), "notes": response.notes}, indent=1)
-            )
+            first = [item for item in response.items if item.model == models[0].run_name]
+            notes += left_out((_task_name(i), (i.task, i.item_id) in excluded) for i in first)
+            notes += response.notes
+            (folder / ENGINE).write_text(json.dumps({**response.engine.model_dump(), "notes": notes}, indent=1))
         names = {m.name for m in models}
         controls = [name for name in (BASE, RANDOM) if name in names and len(names) > 1]
-        comparison = compare(scored, controls, resamples=settings.resamples, seed=config.seed)
-        (folder / RESULTS).write_text(comparison.model_dump_json(indent=1))
         (folder / EXCLUDED).write_text(json.dumps(skipped, indent=1))
         leakage.write_leaks(folder / LEAKS, leaks)
+        if not scored:
+            raise StatisticsError(
+                f"no item is left to score: {'; '.join(notes)}. What they overlap is in {folder / LEAKS}; use others"
+            )
+        comparison = compare(scored, controls, resamples=settings.resamples, seed=config.seed, notes=notes)
+        (folder / RESULTS).write_text(comparison.model_dump_json(indent=1))
         pq.write_table(pa.Table.from_pylist(records, schema=ITEM_SCHEMA), folder / ITEMS)
         shutil.rmtree(folder / HELD_OUT, ignore_errors=True)  # they are in the table
         shutil.rmtree(folder / "engine" / parts.FOLDER, ignore_errors=True)
 
-    task_files = {"tasks": external_digest(str(settings.task_folder))} if settings.task_folder else {}
+    task_files = {}
+    if settings.task_folder:
+        data = folder_files(settings.tasks, settings.task_folder)
+        task_files = {"tasks": external_digest(str(settings.task_folder))}
+        task_files |= {f"task-data-{k}": external_digest(str(path)) for k, path in enumerate(data)}
     targets = {f"targets-{k}": external_digest(spec.path) for k, spec in enumerate(config.data.targets)}
     return store.run(
         "evaluate",
@@ -160,7 +183,8 @@ def evaluate(
         },
         code=[
             *("train/encoding.py", "train/losses.py", "train/models.py", "train/process.py"),
-            *("curate/cleaning", "curate/records.py", "curate/sources", "eval", "flows/stages/evaluation.py"),
+            *("curate/cleaning", "curate/records.py", "curate/sources"),
+            *("eval", "flows/stages/evaluation.py", "flows/stages/held_out.py"),
         ],
         resumable=True,  # finished parts are found again
     )
@@ -171,62 +195,20 @@ def read_results(folder: Path) -> Comparison:
 
 
 def _known_texts(config: RunConfig, datasets: Mapping[str, str]) -> list[leakage.KnownText]:
-    """What steered and what trained, turn by turn; of targets the questions, of training rows all that was said."""
+    """What steered and what trained, turn by turn; of targets the questions, of training rows all that was said. Raises
+    `ConfigError` for a folder that is no dataset: the guard would guard nothing."""
     targets, _ = read_targets(config.data.targets, max_rejected=config.data.max_rejected)
     known = [leakage.KnownText("target", each.id, turn) for each in targets for turn in each.user_turns()]
-    seen: set[str] = set()
-    for folder in datasets.values():
-        for path in sorted((Path(folder) / "data").glob("*.parquet")):
+    trained: dict[leakage.KnownText, None] = {}  # datasets share rows, and strangers may share ids
+    for name, folder in datasets.items():
+        files = sorted((Path(folder) / "data").glob("*.parquet"))
+        if not files:
+            raise ConfigError(f"dataset {name}: {folder} has no data/*.parquet, so it is no exported dataset")
+        for path in files:
             for row in pq.read_table(path, columns=["id", "messages"]).to_pylist():
-                if row["id"] not in seen:
-                    seen.add(row["id"])
-                    known += [leakage.KnownText("training row", row["id"], turn["content"]) for turn in row["messages"]]
-    return known
-
-
-def _held_out(
-    config: RunConfig, models: Sequence[EvaluatedModel], items: Sequence[EvaluationItem], finished: Path
-) -> tuple[dict[str, list[ItemLoss]], dict[str, str]]:
-    """Losses of every run's items; each run's are written down as they are finished."""
-    tokenizer = load_tokenizer(config.model)
-    asked = [{"id": item.id, "capability": item.capability, "messages": item.messages()} for item in items]
-    rows, skipped = encode_held_out(asked, tokenizer, config.max_length)
-    finished.mkdir(exist_ok=True)
-    losses = {}
-    for number, model in enumerate(models):
-        path = finished / f"{number}.json"
-        if not path.exists():
-            found = held_out_losses(_loaded(model), rows, tokenizer.pad_token_id)
-            partial = path.with_suffix(".partial")
-            partial.write_text(json.dumps([vars(loss) for loss in found]))
-            partial.replace(path)
-        losses[model.run_name] = [ItemLoss(**loss) for loss in json.loads(path.read_text())]
-    return losses, dict(skipped)
-
-
-def _loaded(model: EvaluatedModel):
-    if model.merged or not model.adapter:
-        return load_base(model.merged or model.path)
-    return load_adapter(load_base(model.path), Path(model.adapter))
-
-
-def _held_out_scores(
-    models: Sequence[EvaluatedModel], losses: Mapping[str, Sequence[ItemLoss]], leaked: set[str]
-) -> list[tuple[Metric, dict[str, dict[str, TaskScores]]]]:
-    scored = []
-    for metric, unit in ((BITS_PER_BYTE, "bits_per_byte"), (BITS_PER_TOKEN, "bits_per_token")):
-        values: dict[str, dict[str, dict[int, dict[str, float]]]] = {}
-        for model in models:
-            for loss in losses[model.run_name]:
-                if loss.id not in leaked:
-                    of_run = values.setdefault(model.name, {}).setdefault(loss.capability, {})
-                    of_run.setdefault(model.run, {})[loss.id] = getattr(loss, unit)
-        scores = {
-            model: {name: TaskScores.of(name, name, [runs[run] for run in sorted(runs)]) for name, runs in each.items()}
-            for model, each in values.items()
-        }
-        scored.append((metric, scores))
-    return scored
+                turns = [leakage.KnownText("training row", row["id"], turn["content"]) for turn in row["messages"]]
+                trained |= dict.fromkeys(turns)
+    return [*known, *trained]
 
 
 def _tasks(config: RunConfig, models: Sequence[EvaluatedModel], folder: Path) -> EvaluationResponse:
@@ -243,7 +225,7 @@ def _tasks(config: RunConfig, models: Sequence[EvaluatedModel], folder: Path) ->
             )
             for m in models
         ),
-        tasks=tuple(settings.tasks),
+        tasks=tuple(dict.fromkeys(settings.tasks)),
         task_folder=str(settings.task_folder) if settings.task_folder else None,
         limit=settings.limit,
         engine=EngineSettings(
@@ -280,24 +262,8 @@ def _in_order(scores: Mapping[str, Mapping[str, TaskScores]], order: Sequence[st
     }
 
 
-def _held_out_records(
-    models: Sequence[EvaluatedModel], losses: Mapping[str, Sequence[ItemLoss]], leaked: set[str]
-) -> list[dict]:
-    return [
-        {
-            "model": model.name,
-            "run": model.run,
-            "task": HELD_OUT,
-            "capability": loss.capability,
-            "id": loss.id,
-            "metric": unit,
-            "value": getattr(loss, unit),
-            "excluded": loss.id in leaked,
-        }
-        for model in models
-        for loss in losses[model.run_name]
-        for unit in ("bits_per_byte", "bits_per_token")
-    ]
+def _task_name(item: ItemResult) -> str:
+    return item.task if item.capability in (None, item.task) else f"{item.task} ({item.capability})"
 
 
 def _task_records(

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from curate.records import MESSAGES_TYPE
+from eval.heldout import HeldOutError, encode_held_out, held_out_losses
 from eval.leakage import read_leaks
+from eval.request import EngineInfo, EvaluationResponse, ItemResult
+from eval.statistics import StatisticsError
 from flows.config import ConfigError, validate
-from flows.stages import evaluation
-from flows.stages.evaluation import HELD_OUT, ITEMS, LEAKS, evaluate, evaluated_models, read_results
+from flows.stages import evaluation, held_out
+from flows.stages.evaluation import EXCLUDED, ITEMS, LEAKS, evaluate, evaluated_models, read_results
+from flows.stages.held_out import HELD_OUT
 from flows.store import StageStore
 from tests.tiny import make_base, make_tokenizer
 from train.models import attach_lora, save_adapter, save_merged
@@ -76,7 +81,7 @@ def place(tmp_path_factory):
     return folder
 
 
-def _config(place, store):
+def _config(place, store, **evaluation):
     return validate(
         {
             "name": "small",
@@ -87,7 +92,7 @@ def _config(place, store):
                 "pool": [{"path": str(place / "targets.jsonl")}],
                 "targets": [{"path": str(place / "targets.jsonl")}],
             },
-            "evaluation": {"items": [str(place / "items.parquet")], "resamples": 200},
+            "evaluation": {"items": [str(place / "items.parquet")], "resamples": 200, **evaluation},
         }
     )
 
@@ -130,7 +135,7 @@ def test_a_second_run_finds_it(place, evaluated):
 
 def test_a_killed_stage_keeps_the_losses_of_the_models_that_were_done(place, evaluated, tmp_path, monkeypatch):
     loaded = []
-    load = evaluation._loaded
+    load = held_out._loaded
 
     def dying(model):
         loaded.append(model.run_name)
@@ -138,7 +143,7 @@ def test_a_killed_stage_keeps_the_losses_of_the_models_that_were_done(place, eva
             raise KeyboardInterrupt
         return load(model)
 
-    monkeypatch.setattr(evaluation, "_loaded", dying)
+    monkeypatch.setattr(held_out, "_loaded", dying)
     with pytest.raises(KeyboardInterrupt):
         _evaluate(place, tmp_path / "store")
     again = _evaluate(place, tmp_path / "store")
@@ -168,3 +173,154 @@ def test_what_is_no_model_is_refused_by_name(place, tmp_path):
         evaluated_models(config, {"x": [str(place / "dataset")]})
     with pytest.raises(ConfigError, match="is the base model's own"):
         evaluated_models(config, {"base": [str(place / "run1")]})
+
+
+def _items(path, **prompts):
+    """Two capabilities of four items. prompts: of an item by its id, with another text than the others."""
+    rows = [
+        {"id": f"{c}{k}", "capability": c, "prompt": f"What is {k} of {c}?", "target": f"It is {k}."}
+        for c in ("math", "code")
+        for k in range(4)
+    ]
+    pq.write_table(
+        pa.Table.from_pylist([row | {"prompt": prompts.get(row["id"], row["prompt"])} for row in rows]), path
+    )
+    return [str(path)]
+
+
+def _losses_of(model, items, tokenizer):
+    asked = [
+        {"id": row["id"], "capability": row["capability"], "messages": _chat(row["prompt"], row["target"])}
+        for row in pq.read_table(items).to_pylist()
+    ]
+    rows, _ = encode_held_out(asked, tokenizer, 128)
+    return {loss.id: loss.bits_per_byte for loss in held_out_losses(model, rows, tokenizer.pad_token_id)}
+
+
+def _byte_tokenizer():
+    """Other special tokens, so other ids, and no merges, so other tokens."""
+    from tokenizers import Tokenizer
+    from transformers import PreTrainedTokenizerFast
+
+    likeness = make_tokenizer(special=("<|pad|>", "<|end|>", *(f"<|{k}|>" for k in range(40))))
+    backend = json.loads(likeness.backend_tokenizer.to_str())
+    backend["model"]["merges"] = []
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer.from_str(json.dumps(backend)), eos_token="<|end|>", pad_token="<|pad|>"
+    )
+    tokenizer.chat_template = "{% for m in messages %}{{ m.role }} says: {{ m.content }}<|end|>{% endfor %}"
+    return tokenizer
+
+
+def test_a_stranger_is_measured_with_its_own_tokenizer_in_units_that_both_have(place, tmp_path):
+    """The base's token ids mean other words to it, and its tokens are other units."""
+    from train.models import load_base
+
+    tokenizer = _byte_tokenizer()
+    stranger = make_base("qwen2", vocabulary=len(tokenizer), seed=5)
+    stranger.save_pretrained(tmp_path / "stranger")
+    tokenizer.save_pretrained(tmp_path / "stranger")
+    items = _items(tmp_path / "items.parquet")
+    config = _config(place, tmp_path / "store", items=items)
+    models = evaluated_models(config, {"theirs": [str(tmp_path / "stranger")]})
+    found = evaluate(config, StageStore(config.store), models, {"theirs": str(place / "dataset")})
+    rows = [row for row in pq.read_table(found.path / ITEMS).to_pylist() if row["model"] == "theirs"]
+    expected = _losses_of(load_base(str(tmp_path / "stranger")), items[0], tokenizer)
+    assert {row["id"]: row["value"] for row in rows} == pytest.approx(expected)
+    comparison = read_results(found.path)
+    assert [table.metric.unit for table in comparison.tables] == ["bits/byte"]
+    assert comparison.notes == ("Bits per token are not compared: the models have different tokenizers",)
+
+
+def test_a_capability_whose_items_all_leak_is_told_and_so_is_an_item_that_is_too_long(place, tmp_path):
+    leaked = {f"math{k}": f"{LEAKED} {k}" for k in range(4)}
+    items = _items(tmp_path / "items.parquet", **leaked, code2="word " * 300)
+    config = _config(place, tmp_path / "store", items=items)
+    models = evaluated_models(config, {})
+    found = evaluate(config, StageStore(config.store), models, {"ours": str(place / "dataset")})
+    comparison = read_results(found.path)
+    assert comparison.tables[0].capabilities == ["code"]
+    assert comparison.tables[0].cell("base", "code").items == 3
+    assert comparison.notes == (
+        "1 of 8 held-out items count for no model, for one 'code2': longer than 128 tokens",
+        "held-out math is in no table: 0 of its 4 items may score, and an interval needs two",
+    )
+    assert all(f"- {note}" in comparison.to_markdown() for note in comparison.notes)
+    assert json.loads((found.path / EXCLUDED).read_text()) == {"code2": "longer than 128 tokens"}
+
+
+def test_when_every_item_leaks_there_is_no_result(place, tmp_path):
+    leaked = {f"{c}{k}": f"{LEAKED} {k} {c}" for c in ("math", "code") for k in range(4)}
+    config = _config(place, tmp_path / "store", items=_items(tmp_path / "items.parquet", **leaked))
+    with pytest.raises(StatisticsError, match=r"no item is left to score: held-out math .*; held-out code .*leaks"):
+        evaluate(config, StageStore(config.store), evaluated_models(config, {}), {"ours": str(place / "dataset")})
+
+
+def test_what_cannot_guard_is_told_or_refused(place, tmp_path):
+    config = _config(place, tmp_path / "store", items=_items(tmp_path / "items.parquet"))
+    models = evaluated_models(config, {"ours": [str(place / "run1")]})
+    with pytest.raises(ConfigError, match=r"dataset ours: .* has no data/\*\.parquet"):
+        evaluate(config, StageStore(config.store), models, {"ours": str(place / "base")})
+    (note,) = read_results(evaluate(config, StageStore(config.store), models, {}).path).notes
+    assert note.startswith("No dataset was named")
+
+
+def test_rows_of_two_datasets_that_share_an_id_are_both_looked_at(place, tmp_path):
+    shutil.copytree(place / "dataset", tmp_path / "other")
+    schema = pa.schema([("id", pa.string()), ("messages", MESSAGES_TYPE)])
+    row = {"id": "trained-on", "messages": _chat("What is 1 of code?", "It is 1.")}
+    pq.write_table(pa.Table.from_pylist([row], schema=schema), tmp_path / "other" / "data" / "train-0.parquet")
+    config = _config(place, tmp_path / "store", items=_items(tmp_path / "items.parquet"))
+    datasets = {"ours": str(place / "dataset"), "theirs": str(tmp_path / "other")}
+    found = evaluate(config, StageStore(config.store), evaluated_models(config, {}), datasets)
+    assert [leak.item_id for leak in read_leaks(found.path / LEAKS)] == ["code1"]
+
+
+def test_a_model_whose_losses_are_no_numbers_is_named(place, tmp_path):
+    from train.models import load_base
+
+    model = load_base(str(place / "base"))
+    model.lm_head.weight.data[:] = float("nan")
+    model.save_pretrained(tmp_path / "broken")
+    make_tokenizer().save_pretrained(tmp_path / "broken")
+    config = _config(place, tmp_path / "store")
+    models = evaluated_models(config, {"ours": [str(tmp_path / "broken")]})
+    with pytest.raises(HeldOutError, match=r"model ours \(.*broken\): the loss of 24 of 24 .* NaN"):
+        evaluate(config, StageStore(config.store), models, {"ours": str(place / "dataset")})
+
+
+def test_an_adapter_of_another_base_is_refused_before_any_work(place, tmp_path):
+    make_base("gpt2").save_pretrained(tmp_path / "gpt2")
+    config = _config(place, tmp_path / "store").model_copy(update={"model": str(tmp_path / "gpt2")})
+    with pytest.raises(ConfigError, match=r"model 'x': the adapter .* was trained on another base model"):
+        evaluated_models(config, {"x": [str(place / "run1" / "adapter")]})
+
+
+@pytest.fixture
+def with_task(place, tmp_path, monkeypatch):
+    """Evaluates a task whose data lies outside its folder, on a stand-in for the engine; returns the call."""
+    (tmp_path / "tasks").mkdir()
+    (tmp_path / "tasks" / "t.yaml").write_text("task: t\ndataset_kwargs: {data_files: {test: ../data.json}}\n")
+    (tmp_path / "data.json").write_text("{}")
+    config = _config(place, tmp_path / "store", items=[], tasks=["t", "t"], task_folder=str(tmp_path / "tasks"))
+    engine = EngineInfo(backend="hf", device="cpu", dtype="float32", python="3", versions={})
+
+    def answer(request, *_, **__):
+        assert request.tasks == ("t",)
+        items = tuple(
+            ItemResult(model=m.name, task="t", item_id=f"{k}", prompt=f"What is {k}?", metrics={"acc": 1.0})
+            for m in request.models
+            for k in range(3)
+        )
+        return EvaluationResponse(items=items, engine=engine, seconds={}, seconds_start_up=0, notes=("told",))
+
+    monkeypatch.setattr(evaluation, "run_evaluation", answer)
+    return lambda: evaluate(config, StageStore(config.store), evaluated_models(config, {}), {})
+
+
+def test_other_items_under_a_task_make_another_result(with_task, tmp_path):
+    first = with_task()
+    assert (first.cached, read_results(first.path).notes) == (False, ("told",))
+    assert with_task().cached
+    (tmp_path / "data.json").write_text("{ }")
+    assert not with_task().cached

@@ -1,0 +1,127 @@
+"""Held-out losses in the evaluation stage: measured once per training run, in units that may be compared.
+
+A whole model of a stranger brings its own tokenizer, so every model encodes the items itself; bits per byte are
+comparable all the same, and an item that one of them cannot encode counts for none. What is finished is written down
+model by model, so that a killed stage goes on at the next.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from eval.heldout import HeldOutError, ItemLoss, encode_held_out, held_out_losses
+from eval.items import EvaluationItem
+from eval.results import SCORABLE
+from eval.statistics import TaskScores
+from eval.tables import BITS_PER_BYTE, BITS_PER_TOKEN, Metric
+from flows.config import RunConfig
+from train.models import load_adapter, load_base, load_tokenizer
+
+if TYPE_CHECKING:
+    from flows.stages.evaluation import EvaluatedModel
+
+HELD_OUT = "held_out"  # the held-out losses' task, and the folder of what is finished of them
+
+
+def held_out(
+    config: RunConfig, models: Sequence[EvaluatedModel], items: Sequence[EvaluationItem], finished: Path
+) -> tuple[dict[str, list[ItemLoss]], dict[str, str]]:
+    """Losses of every run's items, as its own tokenizer writes them; each run's are written down as they are finished.
+    Also the items that one of the tokenizers cannot encode, with the reason: they count for no model."""
+    asked = [{"id": item.id, "capability": item.capability, "messages": item.messages()} for item in items]
+    encoded = {}
+    skipped: dict[str, str] = {}
+    for own in dict.fromkeys(model.path for model in models):
+        tokenizer = load_tokenizer(own)
+        rows, out = encode_held_out(asked, tokenizer, config.max_length)
+        encoded[own] = rows, tokenizer.pad_token_id
+        skipped = {**dict(out), **skipped}
+    finished.mkdir(exist_ok=True)
+    losses = {}
+    for number, model in enumerate(models):
+        path = finished / f"{number}.json"
+        if not path.exists():
+            rows, pad_id = encoded[model.path]
+            try:
+                found = held_out_losses(_loaded(model), [row for row in rows if row.id not in skipped], pad_id)
+            except HeldOutError as error:
+                raise HeldOutError(f"model {model.run_name} ({model.adapter or model.path}): {error}") from error
+            partial = path.with_suffix(".partial")
+            partial.write_text(json.dumps([vars(loss) for loss in found]))
+            partial.replace(path)
+        losses[model.run_name] = [ItemLoss(**loss) for loss in json.loads(path.read_text())]
+    return losses, skipped
+
+
+def comparable_units(losses: Mapping[str, Sequence[ItemLoss]]) -> tuple[dict[str, Metric], list[str]]:
+    """In which units losses may be compared: tokens of another tokenizer are other units. The notes say so."""
+    if len({tuple((loss.id, loss.tokens) for loss in each) for each in losses.values()}) == 1:
+        return {"bits_per_byte": BITS_PER_BYTE, "bits_per_token": BITS_PER_TOKEN}, []
+    return {"bits_per_byte": BITS_PER_BYTE}, ["Bits per token are not compared: the models have different tokenizers"]
+
+
+def skipped_note(skipped: Mapping[str, str], asked: int) -> list[str]:
+    """How many items count for no model, and why the first does not."""
+    return [
+        f"{len(skipped)} of {asked} held-out items count for no model, for one {name!r}: {reason}"
+        for name, reason in list(skipped.items())[:1]
+    ]
+
+
+def _loaded(model: EvaluatedModel):
+    if model.merged or not model.adapter:
+        return load_base(model.merged or model.path)
+    return load_adapter(load_base(model.path), Path(model.adapter))
+
+
+def held_out_scores(
+    models: Sequence[EvaluatedModel],
+    losses: Mapping[str, Sequence[ItemLoss]],
+    leaked: set[str],
+    units: Mapping[str, Metric],
+) -> list[tuple[Metric, dict[str, dict[str, TaskScores]]]]:
+    """Per unit: model -> capability -> scores; a capability of which no interval can be made is left out."""
+    scored = []
+    for unit, metric in units.items():
+        values: dict[str, dict[str, dict[int, dict[str, float]]]] = {}
+        for model in models:
+            for loss in losses[model.run_name]:
+                if loss.id not in leaked:
+                    of_run = values.setdefault(model.name, {}).setdefault(loss.capability, {})
+                    of_run.setdefault(model.run, {})[loss.id] = getattr(loss, unit)
+        scores = {
+            model: {
+                name: TaskScores.of(name, name, [runs[run] for run in sorted(runs)])
+                for name, runs in each.items()
+                if min(map(len, runs.values())) >= SCORABLE
+            }
+            for model, each in values.items()
+        }
+        scored.append((metric, scores))
+    return [(metric, scores) for metric, scores in scored if any(scores.values())]
+
+
+def held_out_records(
+    models: Sequence[EvaluatedModel],
+    losses: Mapping[str, Sequence[ItemLoss]],
+    leaked: set[str],
+    units: Iterable[str],
+) -> list[dict]:
+    return [
+        {
+            "model": model.name,
+            "run": model.run,
+            "task": HELD_OUT,
+            "capability": loss.capability,
+            "id": loss.id,
+            "metric": unit,
+            "value": getattr(loss, unit),
+            "excluded": loss.id in leaked,
+        }
+        for model in models
+        for loss in losses[model.run_name]
+        for unit in units
+    ]

@@ -8,7 +8,7 @@ downloads the whole split even under a `limit`. `stream: true` reads row by row 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,6 @@ from curate.sources.spec import SourceSpec
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
-_COMMIT_IN_URL = re.compile(r"@([0-9a-f]{40})(?:/|$)")
 
 
 def looks_like_hub_id(path: str) -> bool:
@@ -56,6 +55,8 @@ class HubRows:
         try:
             for number, row in enumerate(self._load(), start=1):
                 yield f"hub:{spec.path}@{self.split}:{number}", dict(row)
+        except SourceError:
+            raise
         # `datasets` raises its own, the hub client's, httpx' and OS errors here; all mean the same to the user.
         except Exception as error:
             if number:
@@ -75,19 +76,24 @@ class HubRows:
         import datasets
 
         spec = self.spec
-        rows = datasets.load_dataset(
-            spec.path,
-            name=spec.subset,
-            split=self.split,
-            revision=self.commit or spec.revision,
-            streaming=spec.stream,
-        )
-        self.commit = self.commit or _commit_of(rows.info.download_checksums)
+        builder = datasets.load_dataset_builder(spec.path, name=spec.subset, revision=self.commit or spec.revision)
+        self._check(str(builder.hash))
+        if spec.stream:
+            rows = builder.as_streaming_dataset(split=self.split)
+        else:
+            builder.download_and_prepare()
+            rows = builder.as_dataset(split=self.split)
         columns = known_columns(rows.column_names or [])
         return rows.select_columns(columns) if columns else rows
 
-
-def _commit_of(downloads: Mapping[str, Any] | None) -> str | None:
-    """The commit in the addresses that a cached dataset was built from."""
-    found = {match[1] for address in downloads or {} if (match := _COMMIT_IN_URL.search(address))}
-    return found.pop() if len(found) == 1 else None
+    def _check(self, found: str) -> None:
+        """`datasets` names a hub dataset's cache by its commit, and offline takes the newest cache, whatever was asked
+        for."""
+        if not _COMMIT.fullmatch(found):
+            return
+        if self.commit and found != self.commit:
+            raise SourceError(
+                f"{self.spec.path}: the hub could not be asked, and the local cache holds commit {found}, not "
+                f"{self.commit}; set `revision` to that one, or run once with the network"
+            )
+        self.commit = found

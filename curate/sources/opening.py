@@ -57,7 +57,12 @@ def is_url(path: str) -> bool:
 
 def is_pattern(path: str) -> bool:
     """Whether `path` has wildcards and is not the name of something that is there."""
-    return glob.has_magic(path) and not os.path.exists(path)  # noqa: PTH110 (False, not an error, for any text)
+    return glob.has_magic(path) and not is_there(path)
+
+
+def is_there(path: str) -> bool:
+    """Whether there is such a local path; also for text that can be no path."""
+    return os.path.exists(path)  # noqa: PTH110 (Path.exists raises on a name too long for the disk)
 
 
 def file_kind(path: str) -> tuple[str, str | None] | None:
@@ -148,7 +153,7 @@ def source_name(path: str) -> str:
     if pattern:
         parts = path.split("/")
         fixed = "/".join(parts[: next(k for k, part in enumerate(parts) if glob.has_magic(part))]) or "."
-    kind = None if pattern or Path(path).is_dir() else file_kind(path)
+    kind = None if pattern or (is_there(path) and Path(path).is_dir()) else file_kind(path)
     if is_url(path):
         fixed = _URL.sub("", fixed)
     name = PurePosixPath(fixed).name if is_url(path) or kind else Path(fixed).resolve().name

@@ -12,14 +12,13 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from itertools import islice
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from curate.records import MAX_CHARACTERS, UNKNOWN, Example, Rejected, has_id, parse_row, reject
 from curate.sources.errors import SourceError
 from curate.sources.files import RawRow, read_rows
 from curate.sources.hub import HubRows, looks_like_hub_id, resolve_commit
-from curate.sources.opening import find_files, is_pattern, is_url, source_name
+from curate.sources.opening import find_files, is_pattern, is_there, is_url, source_name
 from curate.sources.report import UNRECOGNISED, FileReport, SourceReport
 from curate.sources.shapes import detect_shape, to_messages
 from curate.sources.spec import SourceSpec
@@ -158,7 +157,7 @@ def _require_capability(result: Example | Rejected) -> Example | Rejected:
 
 
 def _is_hub(path: str) -> bool:
-    local = is_url(path) or is_pattern(path) or Path(path).exists()
+    local = is_url(path) or is_pattern(path) or is_there(path)
     return not local and looks_like_hub_id(path)
 
 

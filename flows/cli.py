@@ -76,13 +76,15 @@ def _load(config_path: Path, overrides: list[str]) -> RunConfig:
 
     config = load_config(config_path, overrides)
     from eval.errors import EvaluationError
+    from eval.items import read_items
     from eval.tasks import check_code, resolve
 
     evaluation = config.evaluation
     try:
         check_code(resolve(evaluation.tasks, evaluation.task_folder), evaluation.run_code)
     except EvaluationError as error:
-        raise ConfigError(f"evaluation.{error}") from error
+        raise ConfigError(f"evaluation: {error}") from error
+    read_items(evaluation.items)
     from train.models import load_tokenizer
 
     load_tokenizer(config.model)

@@ -9,9 +9,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
+
+from tests.tiny import make_base
+from train.models import attach_lora, save_adapter
+from train.settings import LoraSettings
 
 ROOT = Path(__file__).parents[2]
 MESSAGES = [{"role": "user", "content": "What is two and two?"}, {"role": "assistant", "content": "Four."}]
@@ -117,6 +122,42 @@ def test_a_model_that_cannot_be_loaded_fails_before_any_work(config, tmp_path, m
 def test_a_dataset_that_is_no_folder(config, tmp_path):
     message = told(equipoise("train", config(), "--dataset", "bids=no/such/folder", home=tmp_path), 2)
     assert "--dataset 'bids=no/such/folder': expected name=folder with an existing folder" in message
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        (["evaluation.tasks=[demo_mth]"], "evaluation: tasks: 'demo_mth' is neither in configs/tasks nor built into"),
+        (["evaluation.tasks=[local_mbpp]"], "evaluation: tasks: local_mbpp run programs .* set run_code: true"),
+        (
+            ["evaluation.tasks=[local_mbpp]", "evaluation.run_code=true"],
+            "local_mbpp run programs that the model writes, but bubblewrap.* is not installed: `apt-get install",
+        ),
+        (["evaluation.task_folder={folder}"], r"evaluation: .*broken\.yaml, line \d+: not valid YAML"),
+        (["evaluation.items=[{folder}/items.parquet]"], r"items\.parquet, row 0, id 'a': prompt must be a text"),
+    ],
+    ids=["unknown task", "programs without leave", "no sandbox", "malformed task file", "item without a prompt"],
+)
+def test_an_evaluation_that_cannot_be_done_fails_before_any_work(config, tmp_path, overrides, expected):
+    (tmp_path / "broken.yaml").write_text("task: [\n")
+    item = {"id": "a", "capability": "c", "prompt": None, "target": "x"}
+    pq.write_table(pa.Table.from_pylist([item]), tmp_path / "items.parquet")
+    sets = [part for text in overrides for part in ("--set", text.format(folder=tmp_path))]
+    message = told(equipoise("validate", config(), *sets, home=tmp_path, PATH=str(tmp_path)), 2)
+    assert re.search(expected, message), message
+
+
+def test_a_report_of_a_run_that_is_not_there(tmp_path):
+    message = told(equipoise("report", "nope", "--store", tmp_path, home=tmp_path), 2)
+    assert "no run 'nope' in the store" in message
+
+
+@pytest.mark.slow
+def test_an_adapter_of_another_base_is_one_message(config, tmp_path):
+    adapter = tmp_path / "adapter"
+    save_adapter(attach_lora(make_base("gpt2"), LoraSettings(r=2, targets=["c_attn"]), seed=1), adapter)
+    message = told(equipoise("eval", config(), "--model", f"x={adapter}", home=tmp_path / "prefect"), 2)
+    assert "model 'x': the adapter" in message and "was trained on another base model" in message
 
 
 def test_serve_without_a_server_says_how_to_start_one(config, tmp_path):

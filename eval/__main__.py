@@ -1,11 +1,13 @@
 """The evaluation process: `python -m eval REQUEST.json RESPONSE.json`.
 
 A process of its own, so that it may run under another environment's Python and gives back all its memory when it ends.
-Exit code 2 with one line on stderr for a wrong request, 1 with a traceback for anything else.
+Exit code 2 with one line on stderr for a wrong request or a place that cannot be written to, 1 with a traceback for
+anything else.
 """
 
 from __future__ import annotations
 
+import errno
 import sys
 from pathlib import Path
 
@@ -26,6 +28,12 @@ def main(arguments: list[str]) -> int:
         response = evaluate(request, destination.parent, say=lambda line: print(line, flush=True))
     except (EvaluationError, FileNotFoundError) as error:
         print(f"error: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+            raise
+        # starting again would fail at the same place
+        print(f"error: {error}; what was finished before is kept", file=sys.stderr)
         return 2
     write_json(response, destination)
     return 0

@@ -12,12 +12,14 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
 from eval.errors import EvaluationError
 from eval.parts import FOLDER, finished, under_way
 from eval.request import EvaluationRequest, EvaluationResponse, check_paths, write_json
 from train.process import log_tail, run_process, told_error
 
-REQUEST_FILE, RESPONSE_FILE, LOG_FILE = "request.json", "response.json", "evaluation.log"
+REQUEST_FILE, RESPONSE_FILE, LOG_FILE, LOCK_FILE = "request.json", "response.json", "evaluation.log", ".lock"
 WRONG_REQUEST = 2  # exit code of a request that the caller can mend
 
 
@@ -45,11 +47,24 @@ def run_evaluation(
     python: the interpreter to run, which needs lm-eval, pydantic and the engine. on_line: called with every line the
     process writes (each redraw of a progress bar is a line). A process that dies is started again as long as each one
     finishes another task; what was finished is kept, here and for a later call. Raises `EvaluationError` with the model
-    and task at hand, the log's tail and its path.
+    and task at hand, the log's tail and its path, and when another evaluation is at work in the folder.
     """
     check_paths(request)
     folder = Path(work_dir).resolve()
     folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(folder / LOCK_FILE, timeout=0):
+            return _run(request, folder, python, on_line)
+    except Timeout as error:
+        raise EvaluationError(
+            f"another evaluation is at work in {folder}, and each would take the other's answer for its own; wait for "
+            "its end, or give another folder"
+        ) from error
+
+
+def _run(
+    request: EvaluationRequest, folder: Path, python: str, on_line: Callable[[str], None] | None
+) -> EvaluationResponse:
     answer, log = folder / RESPONSE_FILE, folder / LOG_FILE
     answer.unlink(missing_ok=True)  # an old answer must not pass for this one
     write_json(request, folder / REQUEST_FILE)

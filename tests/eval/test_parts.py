@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -10,10 +11,12 @@ import time
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from eval import parts
+from eval.__main__ import main
 from eval.errors import EvaluationError
-from eval.harness import run_evaluation
+from eval.harness import LOCK_FILE, WRONG_REQUEST, run_evaluation
 from eval.request import EvaluationRequest, ModelToEvaluate
 from eval.tasks import LoadedTask, resolve
 
@@ -105,6 +108,25 @@ def test_a_damaged_part_is_evaluated_again(tmp_path):
     (file,) = (tmp_path / parts.FOLDER).iterdir()
     file.write_text(file.read_text()[:20])
     assert kept.find(request.models[0], task) is None
+
+
+def test_two_evaluations_do_not_share_a_folder(tmp_path):
+    with (
+        FileLock(tmp_path / LOCK_FILE),
+        pytest.raises(EvaluationError, match=f"another evaluation is at work in {tmp_path}"),
+    ):
+        run_evaluation(_request(), tmp_path)
+
+
+def test_a_full_disk_is_one_line_and_no_reason_to_start_again(tmp_path, monkeypatch, capsys):
+    def full(request, folder, say):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder / "parts" / "x.json.partial"))
+
+    monkeypatch.setattr("eval.scoring.evaluate", full)
+    (tmp_path / "request.json").write_text(_request().model_dump_json())
+    assert main([str(tmp_path / "request.json"), str(tmp_path / "response.json")]) == WRONG_REQUEST
+    told = capsys.readouterr().err
+    assert told.startswith("error: ") and "No space left on device" in told and len(told.splitlines()) == 1
 
 
 @pytest.mark.slow

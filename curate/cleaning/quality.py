@@ -23,6 +23,7 @@ from curate.records import Example
 
 LEAST_WORDS = 50  # n-grams of a shorter answer are not judged: a list repeats by its nature
 LEAST_LINES = 4
+LEAST_CHARACTERS = 100  # a shorter answer may be a formula or a command
 LAST_LINE_WORDS = 8
 # as an answer's first words, after lower case and with plain apostrophes
 REFUSALS = (
@@ -49,10 +50,18 @@ REFUSALS = (
     "i cannot help with",
     "i cannot provide",
     "i can't provide",
-    "i'm unable to",
-    "i am unable to",
-    "i'm not able to",
-    "i am not able to",
+    "i'm unable to assist",
+    "i'm unable to help",
+    "i'm unable to provide",
+    "i am unable to assist",
+    "i am unable to help",
+    "i am unable to provide",
+    "i'm not able to assist",
+    "i'm not able to help",
+    "i'm not able to provide",
+    "i am not able to assist",
+    "i am not able to help",
+    "i am not able to provide",
     "as an ai language model",
     "as a language model",
     "as an ai, i",
@@ -70,6 +79,7 @@ REFUSALS = (
     "作为一个ai",
 )
 _SYMBOL = regex.compile(r"[\p{P}\p{S}]")
+_LIST_ITEM = regex.compile(r"\s*(?:[-*+•·>|#]|\(?\w{1,3}[.):])\s")
 _FENCE = regex.compile(r"^\s*(?:```|~~~)", regex.MULTILINE)
 # Thai, Lao, Burmese and Khmer end their sentences without a mark
 _OPEN_END = regex.compile(r"[\p{L}\p{M},;\-–(&&[^\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff]]\Z", regex.VERSION1)
@@ -135,9 +145,9 @@ def repeated_runs(words: Sequence[str], length: int) -> float:
 
 
 def symbols(text: str) -> float:
-    """Share of punctuation and symbols among the characters that are no white space."""
+    """Share of punctuation and symbols among the characters that are no white space; 0 under `LEAST_CHARACTERS`."""
     characters = sum(not character.isspace() for character in text)
-    return len(_SYMBOL.findall(text)) / characters if characters else 0.0
+    return len(_SYMBOL.findall(text)) / characters if characters >= LEAST_CHARACTERS else 0.0
 
 
 def cut_off(answer: str, from_characters: int) -> str | None:
@@ -148,7 +158,7 @@ def cut_off(answer: str, from_characters: int) -> str | None:
     if len(answer) < from_characters:
         return None
     last = answer.splitlines()[-1]
-    if len(words_of(last)) >= LAST_LINE_WORDS and _OPEN_END.search(last):
+    if _LIST_ITEM.match(last) is None and len(words_of(last)) >= LAST_LINE_WORDS and _OPEN_END.search(last):
         return f"cut off: long, and ends within a sentence: …{last[-60:]}"
     return None
 

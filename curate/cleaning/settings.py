@@ -60,7 +60,7 @@ class QualitySettings(Settings):
         0.4, description="largest share of runs of words that repeat an earlier one, of 50 words or more"
     )
     max_symbols: Threshold | None = Field(
-        0.7, description="largest share of punctuation and symbols; prose has 0.03, code 0.25, short formulas 0.6"
+        0.7, description="largest share of punctuation and symbols, of 100 characters or more; code has some 0.25"
     )
     truncated_from: int | None = Field(
         400, ge=1, description="characters from which an answer that ends within a sentence is cut off; null: unchecked"

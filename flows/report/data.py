@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 
+from curate.cleaning.steps import CLEANING
 from curate.records import Example, Message
 from curate.selection.explain import SourceShare, source_shares
 from eval.leakage import Leak, read_leaks
@@ -59,7 +60,7 @@ class Arm:
 class ReportData:
     """Everything on the page. analysis: `analysis.json` of the run, with what holds for all methods; trust: what is
     known of the influence scores themselves; conversations: by id, those of the picks that the page may show; leaks:
-    items that no model was scored on."""
+    items that no model was scored on; cleaning: `cleaning.json`, what each filter removed and of whom."""
 
     config: RunConfig
     stages: Mapping[str, StageOutput]
@@ -73,6 +74,7 @@ class ReportData:
     removed: list[dict]
     conversations: Mapping[str, Example] = field(default_factory=dict)
     leaks: list[Leak] = field(default_factory=list)
+    cleaning: dict = field(default_factory=dict)
 
 
 def read_shares(clean: Path, selection: Path) -> list[SourceShare]:
@@ -163,4 +165,5 @@ def read_report(config: RunConfig, stages: Mapping[str, StageOutput]) -> ReportD
         removed=pq.read_table(clean / REMOVED).to_pylist(),
         leaks=read_leaks(stages["evaluate"].path / LEAKS),
         conversations=read_conversations(clean, arms),
+        cleaning=json.loads((clean / CLEANING).read_text(encoding="utf-8")),
     )

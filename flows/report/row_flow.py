@@ -27,6 +27,13 @@ REASONS = {
     "exact_duplicates": "exact duplicates",
     "target_overlap": "same text as a target",
     "word_run_overlap": "overlap a target or test item",
+    "near_match": "nearly a target or test item",
+    "language": "not in a wanted language",
+    "quality": "broken or refused answers",
+    "personal_data": "hold personal data",
+    "toxicity": "found toxic",
+    "near_duplicates": "near-duplicates",
+    "semantic_duplicates": "semantic duplicates",
     "excluded": "no answer in the token limit",
     "not_selected": "not selected",
 }

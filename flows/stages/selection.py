@@ -142,5 +142,21 @@ def _gaps(config: RunConfig, encoded: StageOutput, matrix: StageOutput) -> tuple
     per_cluster = config.selection.max_per_cluster
     if per_cluster:
         gaps.append(f"At most {per_cluster} rows of a near-duplicate cluster were selected.")
-    gaps.append(f"{'Personal' if per_cluster else 'Near-duplicates, personal'} data and toxicity were not filtered.")
+    cleaning = config.data.cleaning
+    if cleaning.personal_data:
+        done = "masked" if cleaning.personal_data.action == "mask" else "dropped with their rows"
+        gaps.append(f"Addresses, numbers and keys of the kinds {', '.join(cleaning.personal_data.kinds)} were {done}.")
+    if cleaning.toxicity:
+        labels = ", ".join(sorted(cleaning.toxicity.thresholds))
+        gaps.append(f"Rows that `{cleaning.toxicity.model}` calls {labels} were removed.")
+    looked = {
+        "near-duplicates": per_cluster or cleaning.near_duplicates,
+        "personal data": cleaning.personal_data,
+        "toxicity": cleaning.toxicity,
+    }
+    missing = [what for what, found in looked.items() if not found]
+    if missing:
+        listed = f"{', '.join(missing[:-1])} and {missing[-1]}" if missing[1:] else missing[0]
+        verb = "was" if missing == ["toxicity"] else "were"
+        gaps.append(f"{listed[0].upper()}{listed[1:]} {verb} not filtered.")
     return tuple(gaps)

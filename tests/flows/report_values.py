@@ -124,6 +124,22 @@ def report_data(tmp_path, source="trivia", compared=None, **changes):
             **{f"export-{arm.name}": {"rows_in": 10, "rows_out": 10} for arm in arms},
         }.items()
     }
+    rate = {"by": "source", "seen": 30, "removed": 9, "rate": 0.3, "rate_of_others": 0.02, "p_value": 0.0001}
+    step = {"seen": 100, "rate": 0.1, "changed": 0, "masked": {}}
+    filters = [
+        {**step, "filter": "exact_duplicates", "removed": 1, "groups": [{**rate, "group": "x", "flagged": False}]},
+        {
+            **step,
+            "filter": "toxicity",
+            "removed": 10,
+            "changed": 4,
+            "groups": [
+                {**rate, "group": source, "ratio": 15.0, "flagged": True},
+                {**rate, "group": "maths & more", "ratio": None, "rate": 0.2, "flagged": True},
+            ],
+        },
+        {**step, "filter": "quality", "removed": 0, "groups": []},
+    ]
     spread = {
         "bids": described(),
         "random": described(0.01, 0.0),
@@ -157,6 +173,7 @@ def report_data(tmp_path, source="trivia", compared=None, **changes):
         },
         "rejected": [{"origin": f"{source}.jsonl:3", "id": "", "reason": f"no {source} turn", "excerpt": ""}],
         "conversations": {row: conversation(row, source) for row in ("row-1", "row-7")},
+        "cleaning": {"flags": {"ratio": 2.0, "alpha": 0.01}, "filters": filters},
         "removed": [{"id": "a", "source": source, "filter": "exact_duplicates", "reason": "same", "matched_id": "b"}],
     }
     return ReportData(**(values | changes))

@@ -1,4 +1,4 @@
-"""The clean stage with filters on: files and counts that add up, a key that covers settings and models, clear errors."""
+"""The clean stage with filters on: files and counts that add up, a key of settings and models, clear errors."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from curate.cleaning.steps import CLEANING
 from curate.records import read_examples
 from flows.config import ConfigError, validate
 from flows.stages.data import CHANGED, POOL, REMOVED, clean, ingest
-from flows.store import StageStore
+from flows.stages.selection import _gaps
+from flows.store import StageOutput, StageStore
 from tests.tiny import make_base, make_tokenizer
 
 ROOT = Path(__file__).parents[2]
@@ -116,3 +117,19 @@ def test_mistakes_are_named_with_the_nearest_valid_name(raw, cleaning, told):
     with pytest.raises(ConfigError) as caught:
         validate({**raw, "data": {**raw["data"], "cleaning": cleaning}})
     assert told in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("cleaning", "told"),
+    [
+        ({}, ["Near-duplicates, personal data and toxicity were not filtered."]),
+        (
+            {"personal_data": {"kinds": ["email", "ip"]}, "near_duplicates": {}},
+            ["Addresses, numbers and keys of the kinds email, ip were masked.", "Toxicity was not filtered."],
+        ),
+    ],
+)
+def test_the_card_says_what_was_not_looked_for(raw, cleaning, told):
+    config = validate({**raw, "data": {**raw["data"], "cleaning": cleaning}})
+    whole = StageOutput("encode", "key", Path(), False, 0.0, {"excluded": 0})
+    assert list(_gaps(config, whole, whole))[1:] == told

@@ -83,6 +83,19 @@ def test_the_page_says_how_far_the_scores_can_be_trusted(tmp_path):
     assert "Checkpoints rank" not in text and "no projection noise" not in text
 
 
+def test_the_page_says_who_pays_for_each_filter(tmp_path):
+    data = report_data(tmp_path)
+    text = " ".join(" ".join(Page(render(data)).text).split())
+    for shown in (
+        "toxicity 100 10 (10.0 %) 4 source trivia loses 9 of 30 rows (30.0 %), the others 2.0 %: 15.0 times as much; "
+        "source maths & more loses 9 of 30 rows (20.0 %), the others none",
+        "exact_duplicates 100 1 (10.0 %) – no group",
+        "at least 2 times the share of all other rows, where chance is excluded at 0.01",
+    ):
+        assert shown in text, shown
+    assert "Who pays" not in render(replace(data, cleaning={}))
+
+
 def test_a_spread_that_does_not_fall_is_said_so(tmp_path):
     data = report_data(tmp_path)
     spread = data.analysis["spread"]

@@ -26,7 +26,7 @@ def example(row_id, answer, source="src"):
         ("one two", {"max_characters": 3}, "answer of 7 characters, at most 3 wanted"),
         (f"{SENTENCE}\n" * 6, {"max_repeated_ngrams": None}, "83% of the answer are characters in repeated lines"),
         ("so and so on it goes. " * 20, {}, "repeated runs of 5 words"),
-        ("?!*#" * 10 + "ab", {}, "95% of the answer are punctuation and symbols, at most 70% wanted"),
+        ("?!*#" * 40 + "abcdefgh", {}, "95% of the answer are punctuation and symbols, at most 70% wanted"),
         ("Here:\n```python\nprint(1)\n", {}, "a code block is not closed"),
         (PROSE + " and then the story goes on with the next of the", {}, "ends within a sentence"),
         ("I’m sorry, but I can’t help with that.", {}, "refusal: i'm sorry, but i can't"),
@@ -50,6 +50,9 @@ def test_broken_answers_go_with_their_measure(answer, settings, told):
         "1. milk\n2. bread\n3. eggs\n4. a very long last item of the list that ends with no full stop at all",
         "I'm sorry to hear that. Rest, drink, and see a doctor if it lasts.",
         "ประเทศไทยมีแม่น้ำสายสำคัญหลายสาย " * 1 + "และมีภูเขาสูงทางภาคเหนือ",
+        PROSE + "\n- hang pink, blue, orange and green streamers from your doorway and the ceiling",
+        "I'm unable to find whether the club is casual. You'll have to contact them.",
+        "re.sub('(?<!\\\\w)([A-Z])\\\\.', '\\\\1', s)",
         "答案是四。因为二加二等于四。",
     ],
 )
@@ -63,7 +66,9 @@ def test_measures_by_hand():
     assert repeated_lines("ab\nab\nab") == 0.0
     assert repeated_runs(["x"] * 60, 5) == pytest.approx(1 - 1 / 56)
     assert repeated_runs(["x"] * 40, 5) == 0.0
-    assert symbols("a, b!") == pytest.approx(0.5) and symbols("हिन्दी") == 0.0 and symbols(" ") == 0.0
+    assert (
+        symbols("a, b!" * 30) == pytest.approx(0.5) and symbols("a, b!") == symbols("हिन्दी" * 90) == symbols(" ") == 0.0
+    )
     assert refusal("As an AI language model, I ...") and refusal("As an artist") is None
     thai = "แม่น้ำ" * 200
     assert cut_off(thai, 400) is None

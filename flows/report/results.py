@@ -7,9 +7,10 @@ from collections import Counter
 import numpy as np
 from matplotlib.axes import Axes
 
+from eval.compare import BASE
 from eval.statistics import Interval
-from eval.tables import AVERAGE, Comparison, MetricTable
-from flows.report.figures import COLOURS, GREY, new_figure, styled, to_svg
+from eval.tables import AVERAGE, BITS_PER_TOKEN, Comparison, MetricTable
+from flows.report.figures import GREY, colour, new_figure, styled, to_svg
 
 
 def headline(comparison: Comparison) -> list[str]:
@@ -17,6 +18,8 @@ def headline(comparison: Comparison) -> list[str]:
     win."""
     sentences = []
     for table in comparison.tables:
+        if table.metric == BITS_PER_TOKEN:  # the same losses once more
+            continue
         control = table.controls[-1] if table.controls else None
         for model in table.models:
             if control is None or model in table.controls:
@@ -64,7 +67,8 @@ def figure_of(table: MetricTable) -> str:
         control = table.controls[-1] if table.controls else None
         judged = [m for m in table.models if control and m not in table.controls]
         figure, axes = new_figure(9 if judged else 7, 1.0 + 0.42 * len(rows), 2 if judged else 1, sharey=True)
-        shades = {m: GREY if m in table.controls[:1] else COLOURS[k % len(COLOURS)] for k, m in enumerate(table.models)}
+        tuned = [m for m in table.models if m != BASE]  # in the order, and so the colours, of the other figures
+        shades = {m: colour(tuned.index(m)) if m in tuned else GREY for m in table.models}
         places = np.arange(len(rows), dtype=float)
         for k, model in enumerate(table.models):
             at = places + (k - (len(table.models) - 1) / 2) * min(0.2, 0.7 / len(table.models))

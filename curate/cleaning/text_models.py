@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from train.encoding import token_budget_batches
+from train.models import ModelError
 
 DECIMALS = 4  # float32 sums of another batch differ from the sixth decimal on
 
@@ -88,7 +89,11 @@ def _run(
 
 
 def _windows(tokenizer: Any, texts: Sequence[str], length: int) -> Iterator[Window]:
-    """The texts in windows of at most `length` tokens, special ones included."""
+    """The texts in windows of at most `length` tokens, special ones included. Raises `ModelError`."""
+    if not tokenizer.is_fast:
+        raise ModelError(
+            f"{tokenizer.name_or_path}: its tokenizer gives no windows; save it with tokenizer.json (a fast tokenizer)"
+        )
     for position, text in enumerate(texts):
         given = tokenizer(text, truncation=True, max_length=length, return_overflowing_tokens=True)
         for ids in given["input_ids"]:

@@ -21,6 +21,14 @@ from train.models import load_tokenizer
 
 POOL, TARGETS, REJECTED, REMOVED = "pool.parquet", "targets.parquet", "rejected.parquet", "removed.parquet"
 CHANGED = "changed.parquet"
+CLEAN_CODE = (
+    "curate/records.py",
+    "curate/cleaning",
+    "eval/items.py",
+    "train/encoding.py",  # batches of the filters with a model
+    "train/models.py",
+    "flows/stages/data.py",
+)
 SOURCES, EXCLUDED, AUDIT = "sources.json", "excluded.json", "audit.json"
 
 
@@ -108,14 +116,7 @@ def clean(config: RunConfig, store: StageStore, ingested: StageOutput) -> StageO
             **{f"{k}": path_digest(p) for k, p in enumerate(config.evaluation.items)},
             **{f"model-{name}": external_digest(model) for name, model in models_of(settings).items()},
         },
-        code=[
-            "curate/records.py",
-            "curate/cleaning",
-            "eval/items.py",
-            "train/encoding.py",
-            "train/models.py",
-            "flows/stages/data.py",
-        ],
+        code=CLEAN_CODE,
     )
 
 

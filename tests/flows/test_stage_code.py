@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from flows.stages.data import CLEAN_CODE
 from flows.stages.influence import GRADIENT_CODE
 from flows.stages.similarity import SIMILARITY_CODE
 
@@ -29,7 +30,9 @@ def imported(path: Path) -> set[str]:
     return {name for name in found if (ROOT / name).is_file()}
 
 
-@pytest.mark.parametrize("rooms", [GRADIENT_CODE, SIMILARITY_CODE], ids=["gradients", "similarity"])
+@pytest.mark.parametrize(
+    "rooms", [CLEAN_CODE, GRADIENT_CODE, SIMILARITY_CODE], ids=["clean", "gradients", "similarity"]
+)
 def test_every_training_file_behind_a_stage_is_in_its_key(rooms):
     covered = {str(path.relative_to(ROOT)) for path in files(rooms)}
     needed = set().union(*(imported(path) for path in files(rooms)))

@@ -6,15 +6,12 @@ script by its hash and allows no request. Drawing takes a second or two.
 
 from __future__ import annotations
 
-import hashlib
-from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from eval.tables import BITS_PER_TOKEN, MetricTable
+from eval.tables import MetricTable
 from flows.comparison import figures
 from flows.comparison.text import SHOWN_PARTS, moment, overlap_names, shown_pairs
 from flows.comparison.values import RunComparison
@@ -28,16 +25,7 @@ SHOWN_SENTENCES = 8
 def render(found: RunComparison) -> str:
     """The page as one HTML text without references to anything outside it."""
     report = Path(page.__file__).parent
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    # bits per token tell the same losses once more
-    tables = tuple(table for table in found.results.tables if table.metric != BITS_PER_TOKEN)
-    compared = found.results.model_copy(update={"tables": tables})
+    environment = page.template_environment(Path(__file__).parent, report)
     environment.filters["moment"] = moment
     body, contents = layout.arrange(
         environment.get_template("sections.html").render(
@@ -47,7 +35,7 @@ def render(found: RunComparison) -> str:
             task_names=overlap_names(found, "task"),
             shown_parts=SHOWN_PARTS,
             shown_sentences=SHOWN_SENTENCES,
-            headline=results.headline(compared),
+            headline=results.headline(found.results),
             tables=[_differences(table) for table in found.results.tables],
             sources=Markup(figures.source_shares(found)),
             heat_map=Markup(figures.overlap_heat_map(found)) if len(found.arms) > 1 else None,
@@ -61,8 +49,8 @@ def render(found: RunComparison) -> str:
         key_figures=_key_figures(found),
         contents=[(entry.address, Markup(entry.title)) for entry in contents],
         body=Markup(body),
-        script=Markup(script),
-        hash=Markup(f"'sha256-{b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"),
+        scripts=[Markup(script)],
+        hashes=[Markup(page.script_hash(script))],
         style=Markup((report / page.STYLE).read_text(encoding="utf-8")),
     )
 

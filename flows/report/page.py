@@ -23,7 +23,7 @@ from flows.report.data import Arm, ReportData, read_report
 from flows.store import StageOutput, StageStore
 
 REPORT_FILE = "report.html"
-TEMPLATES = ("page.html", "sections.html", "evaluation.html", "browser.html")
+TEMPLATES = ("shell.html", "page.html", "sections.html", "evaluation.html", "balance.html", "browser.html")
 STYLE = "page.css"
 SCRIPTS = ("page.js", "browser.js")
 # of a folder the store hashes the Python files only
@@ -55,16 +55,21 @@ def report(config: RunConfig, store: StageStore, stages: Mapping[str, StageOutpu
     )
 
 
-def render(data: ReportData) -> str:
-    """The page as one HTML text without references to anything outside it."""
-    folder = Path(__file__).parent
-    environment = Environment(
-        loader=FileSystemLoader(folder),
+def template_environment(*folders: Path) -> Environment:
+    """Templates of these folders, the first one's before the others', with every value escaped."""
+    return Environment(
+        loader=FileSystemLoader(folders),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
+
+
+def render(data: ReportData) -> str:
+    """The page as one HTML text without references to anything outside it."""
+    folder = Path(__file__).parent
+    environment = template_environment(folder)
     environment.filters |= {"signed": "{:+.3f}".format, "ratio": _ratio}
     tasks = data.analysis["tasks"]
     described = {arm.name: arm.analysis for arm in data.arms}
@@ -107,6 +112,7 @@ def render(data: ReportData) -> str:
     )
     scripts = [(folder / name).read_text(encoding="utf-8") for name in SCRIPTS]
     return environment.get_template("page.html").render(
+        title=data.config.name,
         config=data.config,
         sentence=summary.sentence(data),
         key_figures=summary.key_figures(data),
@@ -115,7 +121,7 @@ def render(data: ReportData) -> str:
         body=Markup(body),
         picks=Markup(picks.json),
         scripts=[Markup(script) for script in scripts],
-        hashes=[Markup(_hash(script)) for script in scripts],
+        hashes=[Markup(script_hash(script)) for script in scripts],
         style=Markup((folder / STYLE).read_text(encoding="utf-8")),
     )
 
@@ -145,7 +151,7 @@ def _utility(arm: Arm, tasks: Sequence[str]) -> str:
     return selection_plots.utility(utility["curve"], len(arm.tasks), utility["suggested"]["rows"], arm.tasks, tasks)
 
 
-def _hash(script: str) -> str:
+def script_hash(script: str) -> str:
     """A script's name in the content policy."""
     return f"'sha256-{b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from curate.sources import read_targets
+from curate.sources import pinned, read_targets
 from eval import leakage, parts
 from eval.adapters import check_fit
 from eval.compare import BASE, RANDOM, Scores, compare
@@ -197,7 +197,7 @@ def read_results(folder: Path) -> Comparison:
 def _known_texts(config: RunConfig, datasets: Mapping[str, str]) -> list[leakage.KnownText]:
     """What steered and what trained, turn by turn; of targets the questions, of training rows all that was said. Raises
     `ConfigError` for a folder that is no dataset: the guard would guard nothing."""
-    targets, _ = read_targets(config.data.targets, max_rejected=config.data.max_rejected)
+    targets, _ = read_targets(map(pinned, config.data.targets), max_rejected=config.data.max_rejected)
     known = [leakage.KnownText("target", each.id, turn) for each in targets for turn in each.user_turns()]
     trained: dict[leakage.KnownText, None] = {}  # datasets share rows, and strangers may share ids
     for name, folder in datasets.items():

@@ -134,6 +134,7 @@ def test_a_prompt_beyond_the_context_stops_before_anything_runs_unless_cutting_i
 
 
 @pytest.mark.slow
+@pytest.mark.sandbox
 def test_programs_that_the_model_writes_are_judged_in_the_sandbox(tmp_path):
     engine = {"backend": "hf", "dtype": "float32", "overflow": "cut"}
     with pytest.raises(EvaluationError, match="local_mbpp run programs that the model writes; set run_code"):

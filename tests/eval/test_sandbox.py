@@ -21,6 +21,8 @@ from eval import bubblewrap, sandbox
 from eval.sandbox import SandboxError, SandboxLimits, find_sandbox, run_program, run_programs
 from eval.seccomp import REFUSED, SeccompError, filter_program
 
+pytestmark = pytest.mark.sandbox
+
 ROOT = Path(__file__).parents[2]
 QUICK = SandboxLimits(seconds=5)
 REPORT = """

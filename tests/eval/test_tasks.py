@@ -110,6 +110,7 @@ def test_a_scorer_is_known_and_goes_with_the_mark_of_running_programs(tmp_path):
     assert spec.runs_code and spec.scorer == "code" and "scorer" not in spec.source
 
 
+@pytest.mark.sandbox
 def test_programs_run_only_when_allowed_and_only_in_a_sandbox(tmp_path, monkeypatch):
     _write(tmp_path, "a.yaml", "task: t\nscorer: code\nunsafe_code: true\n")
     specs = resolve(["t"], tmp_path)
@@ -139,6 +140,7 @@ def test_what_the_names_stand_for_is_in_the_installed_harness():
     assert named <= known
 
 
+@pytest.mark.sandbox
 def test_rows_of_the_published_code_benchmarks_become_items_that_are_judged():
     from datasets import Dataset
 

@@ -14,6 +14,8 @@ from eval.sandbox import SandboxLimits
 from eval.scorers import SCORERS
 from eval.scorers.code import build_program, fenced
 
+pytestmark = pytest.mark.sandbox
+
 ROOT = Path(__file__).parents[3]
 CODE = SCORERS["code"]
 HEAD = 'from typing import List\n\n\ndef total(xs: List[int]) -> int:\n    """ Sum of xs. """\n'

@@ -144,7 +144,7 @@ def test_picks_come_with_their_reasons(run, analysed):
     first, *_, last = read_picks(run.selected["bids"].path, analysed.path, "bids")
     assert (first.id, first.target, first.task) == (table[0]["id"], table[0]["target"], table[0]["task"])
     assert 0 < first.share <= 1 and len(first.neighbours) == 3
-    assert last.id == table[4]["id"]
+    assert last.id == table[-1]["id"]
     assert read_picks(run.selected["random"].path, analysed.path, "random")[0].share is None
 
 

@@ -19,7 +19,7 @@ from curate.sources.shapes import SHAPE_FIELDS, SHAPES
 
 CODECS = {"": None, **COMPRESSIONS}
 ROW = {"id": "a", "prompt": "2 + 2?", "completion": "4 — naïve"}
-FUZZ = settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+FUZZ = settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def encoded(format: str, rows: list[dict]) -> bytes:
@@ -116,7 +116,7 @@ VALUES = st.recursive(
 
 
 @pytest.mark.parametrize("shape", ["auto", *SHAPES])
-@settings(FUZZ, max_examples=100)
+@settings(FUZZ, max_examples=40)
 @given(rows=st.lists(VALUES, min_size=1, max_size=4))
 def test_any_json_values_as_rows(tmp_path, shape, rows):
     path = tmp_path / "x.jsonl"
@@ -138,7 +138,7 @@ TURNS = st.lists(
 )
 
 
-@settings(FUZZ, max_examples=100)
+@settings(FUZZ, max_examples=40)
 @given(turns=TURNS, tools=VALUES)
 def test_any_tools_and_calls(tmp_path, turns, tools):
     path = tmp_path / "x.jsonl"

@@ -25,6 +25,7 @@ from pydantic import BaseModel, ConfigDict
 Verdict = Literal["better", "worse", "no clear difference"]
 RESAMPLES = 10_000
 BLOCK_BYTES = 64 << 20
+SHOWN_DECIMALS = 3  # in every table
 
 
 class StatisticsError(ValueError):
@@ -154,8 +155,9 @@ def resamples_for(claims: int, confidence: float, resamples: int) -> int:
 
 def verdict(difference: Interval, higher_is_better: bool, p_adjusted: float = 0.0, confidence: float = 0.95) -> Verdict:
     """What an interval of `model - control` allows to say. Never a win when the interval contains or touches zero, nor
-    when the claim does not survive the correction for the number of tasks."""
-    if difference.low <= 0 <= difference.high or p_adjusted > 1 - confidence:
+    when the claim does not survive the correction for the number of tasks. An end that is shown as 0.000 is zero."""
+    low, high = round(difference.low, SHOWN_DECIMALS), round(difference.high, SHOWN_DECIMALS)
+    if low <= 0 <= high or p_adjusted > 1 - confidence:
         return "no clear difference"
     return "better" if (difference.low > 0) == higher_is_better else "worse"
 

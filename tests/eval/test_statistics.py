@@ -173,6 +173,8 @@ def test_a_constant_sample_has_a_point_for_an_interval():
         (0.0, 0.3, True, "no clear difference"),
         (-0.3, 0.0, False, "no clear difference"),
         (0.0, 0.0, True, "no clear difference"),
+        (0.0004, 0.3, True, "no clear difference"),
+        (0.0006, 0.3, True, "better"),
     ],
 )
 def test_a_win_needs_an_interval_without_zero(low, high, higher_is_better, expected):

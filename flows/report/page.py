@@ -23,7 +23,10 @@ from flows.report.data import Arm, ReportData, read_report
 from flows.store import StageOutput, StageStore
 
 REPORT_FILE = "report.html"
-TEMPLATES = ("shell.html", "page.html", "sections.html", "evaluation.html", "balance.html", "browser.html")
+TEMPLATES = (
+    *("shell.html", "page.html", "sections.html"),
+    *("evaluation.html", "difference.html", "balance.html", "browser.html"),
+)
 STYLE = "page.css"
 SCRIPTS = ("page.js", "browser.js")
 # of a folder the store hashes the Python files only

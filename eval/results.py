@@ -14,6 +14,8 @@ from eval.tables import METRICS, Metric
 
 # run's name in the request → (model's name in the tables, number of the run)
 Runs = Mapping[str, tuple[str, int]]
+# model, run, task, capability, item id, value
+Value = tuple[str, int, str, str, str, float]
 SCORABLE = 2  # items that an interval needs
 
 
@@ -31,18 +33,25 @@ def task_scores(
     capability. excluded: (task, item id) that must not score. A task of which all but one item are excluded is left
     out, since no interval can be made; `left_out` tells of it.
     """
-    values: dict[Metric, dict[str, dict[tuple[str, str], dict[int, dict[str, float]]]]] = {}
+    values: dict[Metric, list[Value]] = {}
     for item in response.items:
         name = metric_of(item)
         if name is None or (item.task, item.item_id) in excluded:
             continue
         model, run = runs[item.model]
-        task = item.task, item.capability or item.task
-        by_run = values.setdefault(METRICS[name], {}).setdefault(model, {}).setdefault(task, {})
-        by_run.setdefault(run, {})[item.item_id] = item.metrics[name]
-    ordered = [metric for metric in dict.fromkeys(METRICS.values()) if metric in values]
-    scored = [(metric, {model: _tasks(tasks) for model, tasks in values[metric].items()}) for metric in ordered]
+        value = (model, run, item.task, item.capability or item.task, item.item_id, item.metrics[name])
+        values.setdefault(METRICS[name], []).append(value)
+    scored = [(metric, scores_of(values[metric])) for metric in dict.fromkeys(METRICS.values()) if metric in values]
     return [(metric, scores) for metric, scores in scored if any(scores.values())]
+
+
+def scores_of(values: Iterable[Value]) -> dict[str, dict[str, TaskScores]]:
+    """Single values as model → task → scores; what too few items are left of for an interval is left out."""
+    grouped: dict[str, dict[tuple[str, str], dict[int, dict[str, float]]]] = {}
+    for model, run, task, capability, item, value in values:
+        by_run = grouped.setdefault(model, {}).setdefault((task, capability), {})
+        by_run.setdefault(run, {})[item] = value
+    return {model: _tasks(tasks) for model, tasks in grouped.items()}
 
 
 def _tasks(tasks: Mapping[tuple[str, str], Mapping[int, Mapping[str, float]]]) -> dict[str, TaskScores]:

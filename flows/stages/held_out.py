@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from eval.heldout import HeldOutError, ItemLoss, encode_held_out, held_out_losses
 from eval.items import EvaluationItem
-from eval.results import SCORABLE
+from eval.results import scores_of
 from eval.statistics import TaskScores
 from eval.tables import BITS_PER_BYTE, BITS_PER_TOKEN, Metric
 from flows.config import RunConfig
@@ -86,21 +86,13 @@ def held_out_scores(
     """Per unit: model -> capability -> scores; a capability of which no interval can be made is left out."""
     scored = []
     for unit, metric in units.items():
-        values: dict[str, dict[str, dict[int, dict[str, float]]]] = {}
-        for model in models:
-            for loss in losses[model.run_name]:
-                if loss.id not in leaked:
-                    of_run = values.setdefault(model.name, {}).setdefault(loss.capability, {})
-                    of_run.setdefault(model.run, {})[loss.id] = getattr(loss, unit)
-        scores = {
-            model: {
-                name: TaskScores.of(name, name, [runs[run] for run in sorted(runs)])
-                for name, runs in each.items()
-                if min(map(len, runs.values())) >= SCORABLE
-            }
-            for model, each in values.items()
-        }
-        scored.append((metric, scores))
+        values = (
+            (model.name, model.run, loss.capability, loss.capability, loss.id, getattr(loss, unit))
+            for model in models
+            for loss in losses[model.run_name]
+            if loss.id not in leaked
+        )
+        scored.append((metric, scores_of(values)))
     return [(metric, scores) for metric, scores in scored if any(scores.values())]
 
 

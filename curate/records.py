@@ -14,7 +14,7 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -54,7 +54,8 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One valid conversation. `origin` is `file:row` (rows count from 1); `capability` is set on targets only."""
+    """One valid conversation. `origin` is where it was read (`Place.of` takes it apart); `capability` is set on targets
+    only."""
 
     id: str
     source: str
@@ -73,6 +74,22 @@ class Example:
     def text(self) -> str:
         """All turns, a line break between them."""
         return "\n".join(message.content for message in self.messages)
+
+
+class Place(NamedTuple):
+    """Where a row was read: `file` as the user wrote it, or `hub:owner/name@commit/split` of a hub dataset; `row` is
+    the line of a text file, else the number of the row; both count from 1."""
+
+    file: str
+    row: int
+
+    @classmethod
+    def of(cls, origin: str) -> Place:
+        """The place behind an example's `origin`; `DataError` if it names none."""
+        file, _, row = origin.rpartition(":")
+        if not file or not (row.isascii() and row.isdigit()):
+            raise DataError(f"{origin[:200]!r} is not the place of a row (file:row); ingest the data again")
+        return cls(file, int(row))
 
 
 @dataclass(frozen=True, slots=True)

@@ -54,7 +54,7 @@ class HubRows:
         number = 0
         try:
             for number, row in enumerate(self._load(), start=1):
-                yield f"hub:{spec.path}@{self.split}:{number}", dict(row)
+                yield f"{self._place()}:{number}", dict(row)
         except SourceError:
             raise
         # `datasets` raises its own, the hub client's, httpx' and OS errors here; all mean the same to the user.
@@ -71,6 +71,11 @@ class HubRows:
                 f"{type(error).__name__}. Check the id, `subset`, `split`, `revision`, the network (HF_HUB_OFFLINE) "
                 f"and, for a gated dataset, the login; or download it and give the folder{hint}"
             ) from error
+
+    def _place(self) -> str:
+        """`hub:owner/name@commit/subset/split`, without what is not known or not set."""
+        commit = f"@{self.commit}" if self.commit else ""
+        return "/".join(part for part in (f"hub:{self.spec.path}{commit}", self.spec.subset, self.split) if part)
 
     def _load(self) -> Any:
         import datasets

@@ -12,6 +12,7 @@ from curate.records import (
     DataError,
     Example,
     Message,
+    Place,
     Rejected,
     content_hash,
     messages_problem,
@@ -104,3 +105,11 @@ def test_a_file_of_another_kind_is_named(tmp_path):
     write_rejected(tmp_path / "x.parquet", [Rejected("o", "i", "r", "e")])
     with pytest.raises(DataError, match=r"x\.parquet lacks the column\(s\) source, license"):
         read_examples(tmp_path / "x.parquet")
+
+
+def test_the_place_of_a_row():
+    assert Place.of("data/pool:v2.jsonl:17") == ("data/pool:v2.jsonl", 17)
+    assert Place.of("hub:club/set@abc/train:3") == Place("hub:club/set@abc/train", 3)
+    for origin in ("pool.jsonl", ":3", "pool.jsonl:x", "pool.jsonl:", "pool.jsonl:²"):
+        with pytest.raises(DataError, match="is not the place of a row"):
+            Place.of(origin)

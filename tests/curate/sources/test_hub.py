@@ -60,7 +60,7 @@ def test_a_branch_is_read_at_its_commit_and_a_commit_stays(hub, tmp_path):
     with hub.serve() as address:
         first = read(address, tmp_path)
         assert first["revision"] == OLD and first["source"] == {"club/set": 3}
-        assert first["rows"] == [[f"r{n}", f"hub:club/set@train:{n + 1}", "old"] for n in range(3)]
+        assert first["rows"] == [[f"r{n}", f"hub:club/set@{OLD}/train:{n + 1}", "old"] for n in range(3)]
         hub.main = NEW
         assert read(address, tmp_path)["rows"][0][2] == "new"
         kept = read(address, tmp_path, revision=OLD)

@@ -22,6 +22,7 @@ from curate.sources import SourceSpec
 from curate.sources.opening import check_path, is_pattern, is_url
 from eval.sandbox import SandboxLimits
 from eval.statistics import RESAMPLES
+from flows.execution import ExecutionSettings
 from train.names import nearest, nearest_path
 from train.settings import ExistingPath, LoraSettings, OptimizerSettings, Settings, TrainingParts
 
@@ -143,6 +144,7 @@ class RunConfig(Settings):
     selection: SelectionSettings = SelectionSettings()
     finetune: FinetuneSettings = FinetuneSettings()
     evaluation: EvaluationSettings
+    execution: ExecutionSettings = ExecutionSettings()
 
     def training_seeds(self) -> list[int]:
         """The seeds with which every selection is trained on."""

@@ -1,0 +1,52 @@
+"""How a run is carried out: retries, time limits and secrets of its stages. Nothing here changes a result, so none of
+it enters a stage's key.
+
+Only what may pass by itself is tried again: the network, a busy or restarting service, a process that was killed. A
+wrong setting or bad data fails at once, however many retries are allowed.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated
+
+from pydantic import AfterValidator, Field
+
+from train.settings import Settings
+
+LONGEST_DELAY = 3600.0  # seconds
+
+
+def _variable(name: str) -> str:
+    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
+        raise ValueError(f"{name!r} is not a name of an environment variable, such as HF_TOKEN")
+    return name
+
+
+def _block(name: str) -> str:
+    if not re.fullmatch(r"[a-z0-9-]+", name):
+        raise ValueError(
+            "give the name of a Prefect Secret block (small letters, digits, dashes), not the secret itself"
+        )
+    return name
+
+
+class ExecutionSettings(Settings):
+    """How stages are run; the same results come out whatever is set here."""
+
+    retries: int = Field(
+        2, ge=0, le=20, description="further attempts of a stage after a network error or a killed process"
+    )
+    retry_delay_seconds: float = Field(
+        10.0, ge=0, le=LONGEST_DELAY, description="wait before the first retry; doubled before each further one"
+    )
+    stage_timeout: float | None = Field(
+        None, gt=0, description="hours a single stage may take before it is ended and the run fails; null: no limit"
+    )
+    secrets: dict[Annotated[str, AfterValidator(_variable)], Annotated[str, AfterValidator(_block)]] = Field(
+        {}, description="environment variable -> name of the Prefect Secret block that holds its value"
+    )
+
+    def retry_delays(self) -> list[float]:
+        """Seconds before each retry."""
+        return [min(self.retry_delay_seconds * 2**number, LONGEST_DELAY) for number in range(self.retries)]

@@ -28,8 +28,9 @@ from flows.runs import write_run
 from flows.stages.analysis import analyse
 from flows.stages.data import clean, encode, external_digest, ingest
 from flows.stages.evaluation import evaluate, evaluated_models
+from flows.stages.export import DATASET, export
 from flows.stages.influence import attribution, gradients, warmup
-from flows.stages.selection import DATASET, export, select
+from flows.stages.selection import select
 from flows.stages.similarity import similarity
 from flows.stages.training import finetune
 from flows.store import StageOutput, StageStore

@@ -13,7 +13,7 @@ from curate.cleaning.steps import CLEANING
 from curate.records import read_examples
 from flows.config import ConfigError, validate
 from flows.stages.data import CHANGED, POOL, REMOVED, clean, ingest
-from flows.stages.selection import _gaps
+from flows.stages.export import _gaps
 from flows.store import StageOutput, StageStore
 from tests.tiny import make_base, make_tokenizer
 

@@ -30,8 +30,8 @@ SetOption = Annotated[
     list[str], typer.Option("--set", help="override: a.b.c=value (YAML syntax); may be repeated", show_default=False)
 ]
 DEMO_CONFIG = Path("configs/demo.yaml")
-DEFAULT_STORE = Path(".equipoise")
-StoreOption = Annotated[Path, typer.Option(help="the store that recorded the runs")]
+DEFAULT_STORE = ".equipoise"
+StoreOption = Annotated[str, typer.Option(help="the store that recorded the runs: folder or URL")]
 
 
 @contextlib.contextmanager
@@ -247,8 +247,7 @@ def report(
         from flows.runs import find_run
 
         found = find_run(run, store)
-        for name in found.stages:
-            found.stage(name)
+        found.check()
         page = render(read_report(checked(found.config, str(found.record)), found.stages))
         output.write_text(page, encoding="utf-8")
         typer.echo(output)

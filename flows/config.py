@@ -23,6 +23,7 @@ from curate.sources.opening import check_path, is_pattern, is_url
 from eval.sandbox import SandboxLimits
 from eval.statistics import RESAMPLES
 from flows.execution import ExecutionSettings
+from flows.store.opening import DEFAULT_CACHE, check_location
 from train.names import nearest, nearest_path
 from train.settings import ExistingPath, LoraSettings, OptimizerSettings, Settings, TrainingParts
 
@@ -133,9 +134,12 @@ class EvaluationSettings(Settings):
 class RunConfig(Settings):
     """Everything one run is told."""
 
-    name: str = Field(description="name of the run, in the report and the Prefect UI", pattern=r"^[\w.-]+$")
+    name: str = Field(description="name of the run, in the report and the Prefect UI", pattern=r"^\w[\w.-]*$")
     seed: int = Field(17, ge=0, description="one seed for subsets, order, adapters, resamples")
-    store: Path = Field(Path(".equipoise"), description="folder of the stage outputs")
+    store: str = Field(".equipoise", description="where the stage outputs are: a folder, or s3://bucket/prefix")
+    store_cache: Path = Field(
+        DEFAULT_CACHE, description="folder of the local copies of stores that are URLs; nothing in it is lost with it"
+    )
     model: str = Field(description="folder or hub id of the base model")
     max_length: int = Field(2048, ge=8, description="tokens per example; longer ones are cut on the right")
     data: DataSettings
@@ -154,6 +158,16 @@ class RunConfig(Settings):
     @classmethod
     def _model_exists(cls, model: str) -> str:
         return existing_or_hub(model)
+
+    @field_validator("store", mode="before")
+    @classmethod
+    def _store_as_text(cls, store: object) -> object:
+        return str(store) if isinstance(store, Path) else store
+
+    @field_validator("store")
+    @classmethod
+    def _store_can_be_there(cls, store: str) -> str:
+        return check_location(store)
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:

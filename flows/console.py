@@ -95,4 +95,4 @@ def show_result(result: PipelineResult) -> None:
     show_comparison(read_results(Path(result.results).parent))
     paths = {f"dataset {name}": path for name, path in result.datasets.items()}
     paths |= {f"adapter {name}": path for name, path in result.adapters.items()}
-    show_paths(paths | {"report": result.report, "run": result.run})
+    show_paths(paths | {"report": result.report} | ({"run": result.run} if result.run else {}))

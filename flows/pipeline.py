@@ -33,7 +33,7 @@ from flows.stages.influence import attribution, gradients, warmup
 from flows.stages.selection import select
 from flows.stages.similarity import similarity
 from flows.stages.training import finetune
-from flows.store import StageOutput, StageStore
+from flows.store import StageOutput, open_store
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def run_stage(name: str, work: Callable[..., StageOutput], *args: Any) -> StageO
 @flow(name="curate", flow_run_name="curate-{config.name}")
 def curate_flow(config: RunConfig) -> Curated:
     """Sources in, one exported dataset per selection method out."""
-    store = StageStore(config.store)
+    store = open_store(config.store, config.store_cache)
     stages: dict[str, StageOutput] = {}
 
     def stage(name: str, work: Callable[..., StageOutput], *args: Any) -> StageOutput:
@@ -108,7 +108,7 @@ def finetune_flow(config: RunConfig, datasets: dict[str, str]) -> dict[str, Stag
 
     The first seed's output goes by the dataset's name, the others' by `name-seed18`.
     """
-    store = StageStore(config.store)
+    store = open_store(config.store, config.store_cache)
     tuned = {}
     for number, seed in enumerate(config.training_seeds()):
         for dataset, folder in datasets.items():
@@ -129,7 +129,7 @@ def evaluate_flow(
     exported folders that the models were trained on, whose overlap with the items is excluded.
     """
     candidates = evaluated_models(config, models)
-    output = run_stage("evaluate", evaluate, config, StageStore(config.store), candidates, datasets or {})
+    output = run_stage("evaluate", evaluate, config, open_store(config.store, config.store_cache), candidates, datasets or {})
     artifacts.evaluation(config, output)
     return output
 
@@ -143,7 +143,7 @@ def pipeline_flow(config: RunConfig) -> PipelineResult:
     models = {method: [str(tuned[f"{method}{seed}"].path) for seed in seeds] for method in curated.datasets}
     evaluated = evaluate_flow(config, models, curated.datasets)
     stages = curated.stages | {f"finetune-{name}": output for name, output in tuned.items()} | {"evaluate": evaluated}
-    page = run_stage("report", report, config, StageStore(config.store), stages)
+    page = run_stage("report", report, config, open_store(config.store, config.store_cache), stages)
     stages["report"] = page
     artifacts.stages(config, stages)
     return PipelineResult(
@@ -152,5 +152,5 @@ def pipeline_flow(config: RunConfig) -> PipelineResult:
         adapters={name: str(output.path / "adapter") for name, output in tuned.items()},
         results=str(evaluated.path / "results.json"),
         report=str(page.path / REPORT_FILE),
-        run=str(write_run(config, stages)),
+        run=str(write_run(config, stages) or ""),
     )

@@ -24,7 +24,7 @@ from curate.sources.pool import read_pool
 from flows.config import ConfigError, RunConfig
 from flows.stages.data import POOL, TARGETS, clean, encode, ingest
 from flows.stages.influence import JOB, gradients, warmup
-from flows.store import Accounting, StageOutput, StageStore
+from flows.store import Accounting, StageOutput, StageStore, open_store
 from train.encoding import encode_all
 from train.models import load_tokenizer
 
@@ -54,7 +54,7 @@ def trace(config: RunConfig, examples: Path, top: int) -> list[Traced]:
             "pass over the pool, if the store has none yet)"
         )
     asked, rejected = read_pool([SourceSpec(path=str(examples))], max_rejected=1.0)
-    store = StageStore(config.store)
+    store = open_store(config.store, config.store_cache)
     ingested = ingest(config, store)
     cleaned = clean(config, store, ingested)
     encoded = encode(config, store, ingested, cleaned)

@@ -19,11 +19,11 @@ from flows.comparison.selection import changes, overlaps, selected_arms
 from flows.comparison.values import ComparedRun, RunComparison, Setting, Training
 from train.step_log import totals
 
-NOT_SETTINGS = {"name", "store"}
+NOT_SETTINGS = {"name", "store", "store_cache"}
 TENTH = 10  # losses are means over this part of the steps, at the beginning and at the end
 
 
-def compare_runs(references: Sequence[str], store: Path, *, control: str | None = None) -> RunComparison:
+def compare_runs(references: Sequence[str], store: str | Path, *, control: str | None = None) -> RunComparison:
     """Compare finished runs; `references` as `flows.runs.find_run` takes them, one run alone by its arms.
 
     Raises `ConfigError` for an unknown run or control, for one whose output is gone, and where there is only one arm.

@@ -81,9 +81,11 @@ class RunData:
     items: list[ScoredItem]
 
 
-def find_runs(references: Sequence[str], store: Path) -> list[Run]:
+def find_runs(references: Sequence[str], store: str | Path) -> list[Run]:
     """The runs to compare. Raises `ConfigError` for an unknown one, and where there is nothing to compare."""
     runs = [find_run(reference, store) for reference in references]
+    for run in runs:
+        run.fetch()
     if len(runs) == 1 and len(runs[0].config["selection"]["methods"]) < 2:
         raise ConfigError(
             f"run {runs[0].record} has one arm, so there is nothing to compare it with; name another run, or run it "

@@ -52,7 +52,7 @@ def report(config: RunConfig, store: StageStore, stages: Mapping[str, StageOutpu
     return store.run(
         "report",
         build,
-        params={"config": config.model_dump(mode="json", exclude={"store", "execution"})},
+        params={"config": config.model_dump(mode="json", exclude={"store", "store_cache", "execution"})},
         inputs={name: output.key for name, output in stages.items()},
         code=CODE,
     )

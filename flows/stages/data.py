@@ -23,6 +23,7 @@ POOL, TARGETS, REJECTED, REMOVED = "pool.parquet", "targets.parquet", "rejected.
 CHANGED = "changed.parquet"
 CLEAN_CODE = (
     "curate/records.py",
+    "curate/local_or_hub.py",
     "curate/cleaning",
     "eval/items.py",
     "train/encoding.py",  # batches of the filters with a model

@@ -183,7 +183,7 @@ def evaluate(
         },
         code=[
             *("train/encoding.py", "train/losses.py", "train/models.py", "train/process.py"),
-            *("curate/cleaning", "curate/records.py", "curate/sources"),
+            *("curate/cleaning", "curate/local_or_hub.py", "curate/records.py", "curate/sources"),
             *("eval", "flows/stages/evaluation.py", "flows/stages/held_out.py"),
         ],
         resumable=True,  # finished parts are found again

@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-import flows.store
+import flows.store.digests
 from flows.store import MANIFEST, Accounting, StageStore, StoreError, path_digest
 
 ROWS = {"rows_in": 5, "rows_out": 3, "duplicates": 2}
@@ -32,7 +32,7 @@ class Builder:
 @pytest.fixture
 def code(tmp_path, monkeypatch):
     """A source folder of our own, so that a test can change the code a stage depends on."""
-    monkeypatch.setattr(flows.store, "ROOT", tmp_path / "root")
+    monkeypatch.setattr(flows.store.digests, "ROOT", tmp_path / "root")
     room = tmp_path / "root" / "room"
     room.mkdir(parents=True)
     (room / "work.py").write_text("VERSION = 1\n")

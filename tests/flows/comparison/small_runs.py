@@ -90,7 +90,7 @@ def finish(store: Path, data, *, influence=0, items=None, tasks=TASKS, source="f
     stages, keep = {}, StageStore(store)
 
     def made(name, build, **params):
-        params = {"params": params, "inputs": {}, "code": ["flows/store.py"], **params.pop("more", {})}
+        params = {"params": params, "inputs": {}, "code": ["flows/store"], **params.pop("more", {})}
         stages[name] = keep.run(name.partition("-")[0], build, **params)
 
     stages["ingest"] = ingest(config, keep)

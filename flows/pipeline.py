@@ -129,7 +129,9 @@ def evaluate_flow(
     exported folders that the models were trained on, whose overlap with the items is excluded.
     """
     candidates = evaluated_models(config, models)
-    output = run_stage("evaluate", evaluate, config, open_store(config.store, config.store_cache), candidates, datasets or {})
+    output = run_stage(
+        "evaluate", evaluate, config, open_store(config.store, config.store_cache), candidates, datasets or {}
+    )
     artifacts.evaluation(config, output)
     return output
 

@@ -21,7 +21,7 @@ from typing import Any
 from filelock import FileLock
 
 from flows.config import ConfigError, RunConfig
-from flows.store import StageOutput, StageStore, StoreError, open_store
+from flows.store import StageOutput, StageStore, open_store
 from flows.store.errors import is_unwritable
 from flows.store.folder import is_name
 from train.names import nearest

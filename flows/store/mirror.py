@@ -87,7 +87,9 @@ class Mirror:
             (fetched / MANIFEST).write_bytes(text)
             manifest = check_folder(fetched, key)
         except (DamagedError, FileNotFoundError) as error:
-            logger.warning("store %s: stage %s, key %s is damaged there (%s); it is made again", self.url, stage, key, error)
+            logger.warning(
+                "store %s: stage %s, key %s is damaged there (%s); it is made again", self.url, stage, key, error
+            )
             self.remove(f"{stage}/{key}/{MANIFEST}")
             shutil.rmtree(fetched, ignore_errors=True)
             return None
@@ -161,7 +163,9 @@ class Mirror:
             return retrying(action)
         except FileNotFoundError as error:
             if what == "writing" or what.startswith("uploading"):  # no bucket
-                raise StoreError(f"store {self.url}: {_in_words(error)}; create the bucket, or correct `store`") from error
+                raise StoreError(
+                    f"store {self.url}: {_in_words(error)}; create the bucket, or correct `store`"
+                ) from error
             raise
         except Exception as error:
             raise StoreError(

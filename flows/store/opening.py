@@ -34,7 +34,9 @@ def check_location(location: str) -> str:
     try:
         fsspec.get_filesystem_class(protocol)
     except ValueError as error:
-        raise ValueError(f"{protocol}:// is no protocol that fsspec knows; use a folder or s3://bucket/prefix") from error
+        raise ValueError(
+            f"{protocol}:// is no protocol that fsspec knows; use a folder or s3://bucket/prefix"
+        ) from error
     except ImportError as error:
         extra = "pip install 'equipoise[s3]'" if protocol in ("s3", "s3a") else str(error)
         raise ValueError(f"{protocol}:// needs a package that is not installed: {extra}") from error

@@ -27,6 +27,14 @@ class Rows:
         return [row_key(row) for row in self.pool]
 
     @cached_property
+    def by_key(self) -> dict[str, Encoded]:
+        """Content key -> the first pool row of that content."""
+        found: dict[str, Encoded] = {}
+        for key, row in zip(self.keys, self.pool, strict=True):
+            found.setdefault(key, row)
+        return found
+
+    @cached_property
     def targets_digest(self) -> str:
         return content_digest(self.targets)
 

@@ -284,6 +284,26 @@ def compare(
 
 
 @app.command()
+def push(
+    folder: Annotated[Path, typer.Argument(help="folder of an exported dataset", show_default=False)],
+    repo: Annotated[str, typer.Argument(help="dataset on the Hugging Face hub: owner/name", show_default=False)],
+    public: Annotated[bool, typer.Option("--public", help="make it visible to everyone")] = False,
+    revision: Annotated[str | None, typer.Option(help="branch, made where there is none")] = None,
+    allow_license: Annotated[
+        list[str],
+        typer.Option(
+            help="licence to upload although its terms forbid it or are not known; may be repeated", show_default=False
+        ),
+    ] = [],  # noqa: B006
+) -> None:
+    """Upload an exported dataset to the hub, private unless --public (token: HF_TOKEN or `hf auth login`)."""
+    with _user_errors():
+        from curate.export.push import push_to_hub
+
+        typer.echo(push_to_hub(folder, repo, public=public, revision=revision, allow_licenses=allow_license))
+
+
+@app.command()
 def serve(
     config: ConfigArgument,
     cron: Annotated[str, typer.Option(help="schedule, for example '0 2 * * *'")],

@@ -15,6 +15,8 @@ import yaml
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
 from curate.cleaning.settings import CleaningSettings
+from curate.export.licenses import forbidden
+from curate.export.settings import ExportSettings
 from curate.influence.settings import InfluenceSettings
 from curate.local_or_hub import existing_or_hub
 from curate.selection.settings import SelectionSettings
@@ -146,6 +148,7 @@ class RunConfig(Settings):
     warmup: WarmupSettings = WarmupSettings()
     influence: InfluenceSettings = InfluenceSettings()
     selection: SelectionSettings = SelectionSettings()
+    export: ExportSettings = ExportSettings()
     finetune: FinetuneSettings = FinetuneSettings()
     evaluation: EvaluationSettings
     execution: ExecutionSettings = ExecutionSettings()
@@ -153,6 +156,13 @@ class RunConfig(Settings):
     def training_seeds(self) -> list[int]:
         """The seeds with which every selection is trained on."""
         return self.finetune.seeds or [self.seed]
+
+    @model_validator(mode="after")
+    def _licenses_permit_the_export(self) -> RunConfig:
+        named = {f"data.pool.{k} ({spec.path})": [spec.license or ""] for k, spec in enumerate(self.data.pool)}
+        if problems := forbidden(named, self.export.allow_licenses):
+            raise ValueError("\n".join(problems))
+        return self
 
     @field_validator("model")
     @classmethod

@@ -11,6 +11,7 @@ def exit_code(error: Exception) -> int | None:
     Our own errors are ValueErrors or RuntimeErrors whose message names the thing and the remedy.
     """
     # imported late, so that the command line starts without them
+    from curate.export.licenses import LicenseError
     from curate.sources import SourceError, TooManyRejectedError
     from eval.items import ItemError
     from flows.config import ConfigError
@@ -19,7 +20,7 @@ def exit_code(error: Exception) -> int | None:
 
     if isinstance(error, TooManyRejectedError):
         return FAILED
-    if isinstance(error, ConfigError | SourceError | ItemError):
+    if isinstance(error, ConfigError | SourceError | ItemError | LicenseError):
         return CONFIGURATION
     from train.models import ModelError  # seconds of imports, which a mistake in the configuration need not wait for
 

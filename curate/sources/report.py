@@ -42,6 +42,7 @@ class SourceReport:
     path: str
     shape: str
     attribution: str | None = None
+    languages: list[str] = field(default_factory=list)
     revision: str | None = None
     rows: int = 0
     examples: int = 0
@@ -53,7 +54,7 @@ class SourceReport:
 
     @classmethod
     def of(cls, spec: SourceSpec, use: str) -> SourceReport:
-        return cls(use, spec.path, spec.shape, spec.attribution)
+        return cls(use, spec.path, spec.shape, spec.attribution, list(spec.languages))
 
     @property
     def bytes(self) -> int | None:
@@ -111,6 +112,21 @@ def attributions(reports: Iterable[SourceReport]) -> dict[str, tuple[str, ...]]:
         if report.use == "pool" and report.attribution:
             for source in report.sources:
                 found[source] = tuple(dict.fromkeys([*found.get(source, ()), report.attribution]))
+    return found
+
+
+def revisions(reports: Iterable[SourceReport]) -> dict[str, str]:
+    """Source name -> hub commit of its rows, of the pool only; of files there is none."""
+    found = [(source, report.revision) for report in reports if report.use == "pool" for source in report.sources]
+    return {source: revision for source, revision in found if revision}
+
+
+def languages(reports: Iterable[SourceReport]) -> dict[str, tuple[str, ...]]:
+    """Source name -> languages that its specification names, of the pool only."""
+    found: dict[str, tuple[str, ...]] = {}
+    for report in reports:
+        for source in report.sources if report.use == "pool" else ():
+            found[source] = tuple(dict.fromkeys([*found.get(source, ()), *report.languages]))
     return found
 
 

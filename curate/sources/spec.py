@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -30,6 +30,9 @@ class SourceSpec(BaseModel):
     )
     attribution: str | None = Field(
         None, min_length=1, description="Whom the licence asks to name, and how; goes into the exported card as it is."
+    )
+    languages: list[Annotated[str, Field(pattern=r"^[a-z]{2,3}$")]] = Field(
+        [], description="ISO 639 codes of the languages of the rows, such as [en, de]; for the exported card."
     )
     domain: str | None = Field(
         None, min_length=1, description="Domain of all rows; without it the row's own `domain`, else 'unknown'."

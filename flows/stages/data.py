@@ -10,8 +10,17 @@ from pathlib import Path
 
 from curate import cleaning
 from curate.cleaning.steps import CLEANING, libraries_of, models_of, run_filters, write_cleaning
+from curate.export.licenses import LicenseError, Standing, forbidden, is_allowed, terms
 from curate.records import read_examples, rows_to_encode, write_examples, write_rejected
-from curate.sources import SourceSpec, TooManyRejectedError, pinned, read_reported, read_reports, write_reports
+from curate.sources import (
+    SourceReport,
+    SourceSpec,
+    TooManyRejectedError,
+    pinned,
+    read_reported,
+    read_reports,
+    write_reports,
+)
 from curate.sources.opening import fingerprint, is_pattern, is_url
 from eval.items import read_items
 from flows.config import RunConfig
@@ -82,9 +91,32 @@ def ingest(config: RunConfig, store: StageStore) -> StageOutput:
         inputs={f"{k}": source_digest(spec) for k, spec in enumerate([*pool_specs, *target_specs])},
         code=["curate/records.py", "curate/sources", "flows/stages/data.py"],
     )
-    for report in read_reports(output.path / SOURCES):
+    reports = read_reports(output.path / SOURCES)
+    for report in reports:
         logger.info("read %s", report.in_words())
+    check_licenses(config, reports)
     return output
+
+
+def check_licenses(config: RunConfig, reports: Sequence[SourceReport]) -> None:
+    """Stop before the long work where a row's own licence forbids the export; say which licences are not known.
+
+    Not part of the stored stage: what is allowed by name may change without reading anything again.
+    """
+    allowed = config.export.allow_licenses
+    found = {report.path: report.licenses for report in reports if report.use == "pool"}
+    if problems := forbidden(found, allowed):
+        raise LicenseError("\n".join(problems))
+    for path, licenses in found.items():
+        for license, rows in sorted(licenses.items()):
+            if terms(license).standing is Standing.UNKNOWN and not is_allowed(license, allowed):
+                logger.warning(
+                    "%s: the terms of the licence %r (%d rows) are not known; they are exported and marked, and "
+                    "`equipoise push` asks for the licence by name",
+                    path,
+                    license,
+                    rows,
+                )
 
 
 def source_digest(spec: SourceSpec) -> str:

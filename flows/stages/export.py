@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from curate.cleaning import read_removed
-from curate.export import CardInfo, export_dataset, pool_sources
-from curate.records import read_examples
+from curate.cleaning import read_changed, read_removed
+from curate.cleaning.steps import CLEANING
+from curate.export import CardInfo, Trail, export_dataset, pool_sources
+from curate.export.markdown import plain
+from curate.records import Example, read_examples
 from curate.selection.inputs import INPUTS
-from curate.sources.report import attributions, read_reports
+from curate.sources.report import SourceReport, attributions, languages, read_reports, revisions
 from flows.config import RunConfig
-from flows.stages.data import POOL, REMOVED, SOURCES, TARGETS
+from flows.stages.constraints import CLUSTERS, near_duplicates
+from flows.stages.data import CHANGED, POOL, REMOVED, SOURCES, TARGETS
 from flows.stages.selection import SELECTION
 from flows.store import Accounting, StageOutput, StageStore
 
 DATASET = "dataset"
+_LANGUAGE_DOMAIN = re.compile(r"multilingual:([a-z]{2,3})")
 
 
 def export(
@@ -30,37 +39,115 @@ def export(
     matrix: StageOutput,
     selected: StageOutput,
 ) -> StageOutput:
-    """The selected conversations as a dataset folder with card, chat JSONL and manifest."""
+    """The selected conversations as a dataset folder: shards, card, lineage, trainers' files, manifest."""
+
+    clusters = near_duplicates(config, store, cleaned) if config.selection.max_per_cluster else None
 
     def build(folder: Path) -> Accounting:
+        reports = read_reports(ingested.path / SOURCES)
         pool = {example.id: example for example in read_examples(cleaned.path / POOL)}
         rows = pq.read_table(selected.path / SELECTION).to_pylist()
+        chosen = [pool[row["id"]] for row in rows]
         capabilities = sorted({str(t.capability) for t in read_examples(ingested.path / TARGETS)})
         card = CardInfo(
             title=f"{config.name}: {method} selection",
+            name=f"{config.name}-{method}",
             summary=(
                 f"{len(rows):,} of {len(pool):,} instruction conversations, selected for balance over "
-                f"{', '.join(capabilities)}. Made with Equipoise."
+                f"{', '.join(plain(name) for name in capabilities)}. Made with Equipoise."
             ),
             method=(
                 f"Method `{method}`, budget {config.selection.budget_in_words}, seed {config.seed}. "
                 f"Scores: {_scores_in_words(config, method)}"
                 + ("; BIDS (arXiv 2501.12147) balances them over the targets." if method == "bids" else ".")
             ),
-            pool=pool_sources(read_examples(ingested.path / POOL), attributions(read_reports(ingested.path / SOURCES))),
-            removed=Counter(row.filter for row in read_removed(cleaned.path / REMOVED)),
+            pool=pool_sources(read_examples(ingested.path / POOL), attributions(reports), revisions(reports)),
+            read=sum(report.rows for report in reports if report.use == "pool"),
+            fates=_fates(reports, cleaned, len(pool), selected),
             gaps=_gaps(config, encoded, matrix),
+            languages=_languages(chosen, languages(reports)),
         )
-        lineage = {stage.stage: stage.key for stage in (ingested, cleaned, encoded, matrix, selected)}
-        export_dataset(folder / DATASET, [pool[row["id"]] for row in rows], rows, card, lineage=lineage)
+        export_dataset(
+            folder / DATASET,
+            chosen,
+            rows,
+            card,
+            lineage={stage.stage: stage.key for stage in (ingested, cleaned, encoded, matrix, selected)},
+            trail=_trail(cleaned, encoded, clusters, {row["id"] for row in rows}),
+            settings=config.export,
+        )
         return Accounting(len(rows), len(rows))
 
     return store.run(
         "export",
         build,
-        params={"method": method, "name": config.name, "model": config.model},
-        inputs={"ingest": ingested.key, "clean": cleaned.key, "encode": encoded.key, "select": selected.key},
-        code=["curate/records.py", "curate/export", "curate/sources/report.py", "flows/stages/export.py"],
+        params={
+            "method": method,
+            "name": config.name,
+            "model": config.model,
+            "export": config.export.model_dump(mode="json"),
+        },
+        inputs={
+            "ingest": ingested.key,
+            "clean": cleaned.key,
+            "encode": encoded.key,
+            "select": selected.key,
+            **({"clusters": clusters.key} if clusters else {}),
+        },
+        code=[
+            "curate/records.py",
+            "curate/export",
+            "curate/sources/report.py",
+            "flows/stages/constraints.py",
+            "flows/stages/export.py",
+        ],
+    )
+
+
+def _fates(
+    reports: Sequence[SourceReport], cleaned: StageOutput, scorable: int, selected: StageOutput
+) -> dict[str, int]:
+    """What became of the pool rows that are not exported, in the order of the work; zeros are told too."""
+    removed = Counter(row.filter for row in read_removed(cleaned.path / REMOVED))
+    return {
+        "rejected as no conversation": sum(report.rejected for report in reports if report.use == "pool"),
+        **{f"removed by {name}": removed[name] for name in _filters(cleaned)},
+        "not scored": scorable - selected.rows["rows_in"],
+        "not selected": selected.rows["not_selected"],
+    }
+
+
+def _filters(cleaned: StageOutput) -> list[str]:
+    """Names of the filters and editors that ran, in order."""
+    return [step["filter"] for step in json.loads((cleaned.path / CLEANING).read_text(encoding="utf-8"))["filters"]]
+
+
+def _languages(examples: Sequence[Example], of_source: Mapping[str, tuple[str, ...]]) -> tuple[str, ...]:
+    """ISO 639 codes of the rows: of a domain `multilingual:deu`, else those that the row's source names."""
+    found: set[str] = set()
+    for example in examples:
+        named = _LANGUAGE_DOMAIN.fullmatch(example.domain)
+        found |= {named[1]} if named else set(of_source.get(example.source, ()))
+    return tuple(sorted(found))
+
+
+def _trail(cleaned: StageOutput, encoded: StageOutput, clusters: StageOutput | None, chosen: set[str]) -> Trail:
+    """What the stages before did to the chosen rows."""
+    table = pq.read_table(encoded.path / POOL, columns=["id", "truncated", "input_ids"])
+    table = table.filter(pc.is_in(table["id"], pa.array(sorted(chosen), pa.string())))
+    lengths = pc.list_value_length(table["input_ids"]).to_pylist()
+    ids, cut = table["id"].to_pylist(), table["truncated"].to_pylist()
+    labels: dict[str, int] = {}
+    if clusters:
+        found = pq.read_table(clusters.path / CLUSTERS)
+        pairs = zip(found["id"].to_pylist(), found["cluster"].to_pylist(), strict=True)
+        labels = {name: label for name, label in pairs if name in chosen}
+    return Trail(
+        filters=tuple(_filters(cleaned)),
+        changed=tuple(row for row in read_changed(cleaned.path / CHANGED) if row.id in chosen),
+        tokens=dict(zip(ids, lengths, strict=True)),
+        truncated=frozenset(name for name, is_cut in zip(ids, cut, strict=True) if is_cut),
+        clusters=labels,
     )
 
 

@@ -4,11 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import replace
 
 import pytest
 import yaml
 
-from curate.export import CardInfo, ExportError, PoolSource, export_dataset, hub_license, pool_sources
+from curate.export import (
+    CardInfo,
+    ExportError,
+    ExportSettings,
+    LicenseError,
+    PoolSource,
+    export_dataset,
+    hub_license,
+    pool_sources,
+)
 from curate.records import Example, Message
 
 POOL = [
@@ -22,6 +32,7 @@ POOL = [
     )
     for number in range(12)
 ]
+COLUMNS = ["id", "source", "license", "domain", "messages", "rank", "utility", "task"]
 ORDER = [7, 2, 9, 0, 11]
 EXAMPLES = [POOL[row] for row in ORDER]
 ROWS = [{"id": f"row-{row}", "rank": rank, "utility": 2.5 - rank, "task": "math"} for rank, row in enumerate(ORDER)]
@@ -30,7 +41,8 @@ CARD = CardInfo(
     summary="Five conversations.",
     method="BIDS, 5 of 12 rows.",
     pool=pool_sources(POOL),
-    removed={"exact_duplicates": 3, "target_overlap": 0},
+    read=12,
+    fates={"removed by exact_duplicates": 3, "not selected": 4},
     gaps=("No dialogue of more than one turn.",),
     languages=("de",),
 )
@@ -45,11 +57,11 @@ def test_load_dataset_opens_it_in_rank_order(tmp_path, rows_per_shard):
     import datasets
 
     folder = tmp_path / "set"
-    export_dataset(folder, EXAMPLES, ROWS, CARD, rows_per_shard=rows_per_shard)
+    export_dataset(folder, EXAMPLES, ROWS, CARD, settings=ExportSettings(rows_per_shard=rows_per_shard))
     loaded = datasets.load_dataset(str(folder), cache_dir=str(tmp_path / "cache"))
     assert list(loaded) == ["train"]
     train = loaded["train"]
-    assert train.column_names == ["id", "source", "license", "domain", "messages", "rank", "utility", "task"]
+    assert train.column_names == COLUMNS
     assert train["id"][:] == [example.id for example in EXAMPLES]
     assert train["rank"][:] == [0, 1, 2, 3, 4] and train["utility"][:] == [2.5, 1.5, 0.5, -0.5, -1.5]
     chat = [[{"role": turn.role, "content": turn.content} for turn in example.messages] for example in EXAMPLES]
@@ -66,20 +78,65 @@ def test_load_dataset_opens_it_in_rank_order(tmp_path, rows_per_shard):
 
 def test_card(tmp_path):
     export_dataset(tmp_path, EXAMPLES, ROWS, CARD)
-    assert header(tmp_path) == {
+    head = header(tmp_path)
+    info = head.pop("dataset_info")
+    assert head == {
         "pretty_name": "Five: a small set",
         "language": ["de"],
-        "license": ["mit", "other"],
+        "license": "other",
+        "license_name": "several-see-license-md",
+        "license_link": "LICENSE.md",
         "task_categories": ["text-generation"],
         "size_categories": ["n<1K"],
         "tags": ["equipoise", "instruction-tuning", "data-selection"],
-        "configs": [{"config_name": "default", "data_files": [{"split": "train", "path": "data/train-*.parquet"}]}],
+        "configs": [
+            {
+                "config_name": "default",
+                "default": True,
+                "data_files": [{"split": "train", "path": "data/train-*.parquet"}],
+            },
+            {"config_name": "lineage", "data_files": [{"split": "train", "path": "lineage.parquet"}]},
+        ],
     }
+    assert [field["name"] for field in info["features"]] == COLUMNS
+    assert info["splits"][0]["num_examples"] == 5
+    assert info["download_size"] == sum(path.stat().st_size for path in (tmp_path / "data").iterdir())
     text = (tmp_path / "README.md").read_text(encoding="utf-8")
-    assert "| we\\|b | MIT | 8 | 66.7% | 3 | 60.0% |" in text
-    assert "| books | CC-BY-SA-3.0 (Stack Overflow) | 4 | 33.3% | 2 | 40.0% |" in text
-    assert "| exact_duplicates | 3 |" in text and "- No dialogue of more than one turn." in text
-    assert "BIDS, 5 of 12 rows." in text
+    assert "| we\\|b | MIT | local files | 8 | 66.7% | 3 | 60.0% |" in text
+    assert "| books | CC-BY-SA-3.0 (Stack Overflow) | local files | 4 | 33.3% | 2 | 40.0% |" in text
+    assert "| read | 12 |\n| removed by exact_duplicates | 3 |\n| not selected | 4 |\n| exported | 5 |" in text
+    assert "- No dialogue of more than one turn." in text and "BIDS, 5 of 12 rows." in text
+
+
+def test_the_header_passes_the_hub_librarys_reader(tmp_path):
+    from huggingface_hub import DatasetCard
+
+    alone = [replace(example, license="Apache License 2.0") for example in EXAMPLES]
+    for folder, examples in ((tmp_path / "a", EXAMPLES), (tmp_path / "b", alone)):
+        export_dataset(folder, examples, ROWS, CARD)
+        card = DatasetCard((folder / "README.md").read_text(encoding="utf-8"), ignore_metadata_errors=False)
+        assert (card.data.license, card.data.pretty_name) == (
+            "other" if examples is EXAMPLES else "apache-2.0",
+            "Five: a small set",
+        )
+        assert card.data.to_dict() == header(folder)
+
+
+def test_a_licence_that_forbids_stops_before_anything_is_written(tmp_path):
+    bound = [replace(EXAMPLES[0], license="CC BY-ND 4.0"), *EXAMPLES[1:]]
+    with pytest.raises(LicenseError, match=r"we\|b: the licence 'CC BY-ND 4.0' .*allow_licenses: \[cc-by-nd-4.0\]"):
+        export_dataset(tmp_path / "set", bound, ROWS, CARD)
+    assert not (tmp_path / "set").exists()
+    manifest = export_dataset(
+        tmp_path / "set", bound, ROWS, CARD, settings=ExportSettings(allow_licenses=["cc-by-nd-4.0"])
+    )
+    assert manifest["licenses"]["CC BY-ND 4.0"] == {"rows": 1, "standing": "forbidden", "allowed_by_name": True}
+    assert "Allowed by name by whoever exported this: CC BY-ND 4.0." in (tmp_path / "set/README.md").read_text()
+
+
+def test_rows_that_do_not_add_up_are_a_bug(tmp_path):
+    with pytest.raises(ExportError, match="does not add up"):
+        export_dataset(tmp_path, EXAMPLES, ROWS, replace(CARD, read=13))
 
 
 def test_manifest_and_equal_bytes(tmp_path):
@@ -89,11 +146,15 @@ def test_manifest_and_equal_bytes(tmp_path):
     names = sorted(
         path.relative_to(tmp_path / "a").as_posix() for path in (tmp_path / "a").rglob("*") if path.is_file()
     )
-    assert names == ["README.md", "chat.jsonl", "data/train-00000-of-00001.parquet", "manifest.json"]
+    assert names == [
+        *("LICENSE.md", "README.md", "axolotl.yaml", "chat.jsonl", "croissant.json"),
+        *("data/train-00000-of-00001.parquet", "dataset_info.json", "lineage.parquet", "manifest.json"),
+    ]
     for name in names:
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
     assert json.loads((tmp_path / "a" / "manifest.json").read_text(encoding="utf-8")) == first
-    assert first["rows"] == 5 and first["sources"] == {"books": 2, "we|b": 3} and first["lineage"] == lineage
+    assert (first["rows"], first["tasks"]) == (5, {"math": 5})
+    assert first["sources"] == {"books": 2, "we|b": 3} and first["lineage"] == lineage
     assert sorted(first["files"]) == names[:-1]
     for name, entry in first["files"].items():
         content = (tmp_path / "a" / name).read_bytes()

@@ -13,6 +13,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,6 +24,7 @@ ROLES = ("system", "user", "assistant", "tool")
 MAX_CHARACTERS = 200_000
 UNKNOWN = "unknown"
 EXCERPT_CHARACTERS = 200
+BATCH_ROWS, BATCH_CHARACTERS = 8192, 2**25  # of a row group
 LONGEST_REASON = 2000  # characters; also of a path
 
 MESSAGES_TYPE = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
@@ -202,25 +204,96 @@ def reject(origin: str, reason: str, raw: Any) -> Rejected:
     )
 
 
+class ExampleWriter:
+    """Writes `pool.parquet`, or `targets.parquet` with its `capability` column, a batch at a time, so that memory does
+    not grow with the rows. The batches are the file's row groups, which `curate.cleaning.shards` reads one by one.
+
+    rows, characters: of a batch, whichever is reached first.
+    """
+
+    def __init__(
+        self, path: Path, *, targets: bool = False, rows: int = BATCH_ROWS, characters: int = BATCH_CHARACTERS
+    ):
+        self._schema = TARGETS_SCHEMA if targets else POOL_SCHEMA
+        self._writer = pq.ParquetWriter(path, self._schema)
+        self._rows, self._characters = rows, characters
+        self._batch: list[Example] = []
+        self._size = 0
+        self.written = 0
+
+    def __enter__(self) -> ExampleWriter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def write(self, example: Example) -> None:
+        self._batch.append(example)
+        self._size += sum(len(message.content) for message in example.messages)
+        self.written += 1
+        if len(self._batch) >= self._rows or self._size >= self._characters:
+            self._flush()
+
+    def close(self) -> None:
+        self._flush()
+        self._writer.close()
+
+    def _flush(self) -> None:
+        if self._batch:
+            self._writer.write_table(examples_table(self._batch, self._schema))
+            self._batch, self._size = [], 0
+
+
 def write_examples(path: Path, examples: Iterable[Example], *, targets: bool = False) -> None:
-    """Write `pool.parquet`, or `targets.parquet` with its `capability` column."""
-    schema = TARGETS_SCHEMA if targets else POOL_SCHEMA
-    rows = [
-        {
-            **{name: getattr(example, name) for name in schema.names if name != "messages"},
-            "messages": messages_as_dicts(example.messages),
-        }
-        for example in examples
-    ]
-    pq.write_table(pa.Table.from_pylist(rows, schema=schema), path)
+    """`ExampleWriter` for rows that are all there."""
+    with ExampleWriter(path, targets=targets) as writer:
+        for example in examples:
+            writer.write(example)
+
+
+def examples_table(examples: Sequence[Example], schema: pa.Schema = POOL_SCHEMA) -> pa.Table:
+    """Examples as columns."""
+    turns = [message for example in examples for message in example.messages]
+    ends = list(accumulate((len(example.messages) for example in examples), initial=0))
+    pairs = pa.StructArray.from_arrays(
+        [pa.array([m.role for m in turns], pa.string()), pa.array([m.content for m in turns], pa.string())],
+        fields=list(MESSAGES_TYPE.value_type),
+    )
+    columns = {
+        name: pa.ListArray.from_arrays(pa.array(ends, pa.int32()), pairs)
+        if name == "messages"
+        else pa.array([getattr(example, name) for example in examples], schema.field(name).type)
+        for name in schema.names
+    }
+    return pa.table(columns, schema=schema)
 
 
 def read_examples(path: Path) -> list[Example]:
     """Read what `write_examples` wrote, in file order."""
-    return [
-        Example(**{**row, "messages": tuple(Message(**turn) for turn in row["messages"])})
-        for row in _read(path, POOL_SCHEMA.names)
-    ]
+    with pq.ParquetFile(path) as file:
+        check_columns(path, file.schema_arrow.names)
+        return [
+            example for number in range(file.num_row_groups) for example in examples_of(file.read_row_group(number))
+        ]
+
+
+def examples_of(table: pa.Table) -> list[Example]:
+    """The rows of a table with the columns of `POOL_SCHEMA`, and `capability` if it has that; others are left alone.
+
+    Columns by columns, which takes a third of the time that rows as dictionaries would.
+    """
+    found: list[Example] = []
+    plain = [name for name in TARGETS_SCHEMA.names if name != "messages" and name in table.schema.names]
+    for batch in table.to_batches():
+        messages = batch.column("messages")
+        turns = messages.flatten()
+        said = [Message(*pair) for pair in zip(*(part.to_pylist() for part in turns.flatten()), strict=True)]
+        starts = list(accumulate(messages.value_lengths().to_pylist(), initial=0))
+        columns = {name: batch.column(name).to_pylist() for name in plain}
+        for row, (start, end) in enumerate(pairwise(starts)):
+            values = {name: column[row] for name, column in columns.items()}
+            found.append(Example(messages=tuple(said[start:end]), **values))
+    return found
 
 
 def write_rejected(path: Path, rejected: Iterable[Rejected]) -> None:
@@ -229,7 +302,9 @@ def write_rejected(path: Path, rejected: Iterable[Rejected]) -> None:
 
 
 def read_rejected(path: Path) -> list[Rejected]:
-    return [Rejected(**row) for row in _read(path, REJECTED_SCHEMA.names)]
+    table = pq.read_table(path)
+    check_columns(path, table.schema.names, REJECTED_SCHEMA.names)
+    return [Rejected(**row) for row in table.to_pylist()]
 
 
 def write_rows(path: Path, records: Iterable[Any], schema: pa.Schema) -> None:
@@ -248,12 +323,10 @@ def rows_to_encode(examples: Iterable[Example]) -> list[dict[str, Any]]:
     return [{"id": e.id, "source": e.source, "messages": messages_as_dicts(e.messages)} for e in examples]
 
 
-def _read(path: Path, required: Sequence[str]) -> list[dict[str, Any]]:
-    table = pq.read_table(path)
-    missing = [name for name in required if name not in table.schema.names]
-    if missing:
+def check_columns(path: Path, names: Sequence[str], required: Sequence[str] = POOL_SCHEMA.names) -> None:
+    """Raises `DataError` for a file without one of the required columns."""
+    if missing := [name for name in required if name not in names]:
         raise DataError(f"{path} lacks the column(s) {', '.join(missing)}; write it again with this version")
-    return table.to_pylist()
 
 
 def _id_problem(given: Any) -> str | None:

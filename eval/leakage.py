@@ -16,9 +16,9 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from curate.cleaning.exact_duplicates import normalise
-from curate.cleaning.leakage import RUN_WORDS, word_runs
 from curate.cleaning.near_duplicates import near_matches
+from curate.cleaning.word_runs import RUN_WORDS, WordRuns
+from curate.cleaning.words import normalise
 
 SIMILARITY = 0.8
 SHOWN_CHARACTERS = 300
@@ -59,25 +59,21 @@ SCHEMA = pa.schema([(name, pa.string()) for name in Leak.__dataclass_fields__])
 
 def find_leaks(items: Sequence[ScoredText], known: Sequence[KnownText], similarity: float = SIMILARITY) -> list[Leak]:
     """The items that overlap a known text, each once, with the strictest test that finds it."""
-    asked = {run for item in items for run in word_runs(item.text)}  # the rows have many times as many
     same: dict[str, KnownText] = {}
-    runs: dict[tuple[str, ...], KnownText] = {}
     for text in known:
         same.setdefault(normalise(text.text), text)
-        for run in word_runs(text.text):
-            if run in asked:
-                runs.setdefault(run, text)
     same.pop("", None)  # an empty turn says nothing about an item whose text is empty
+    texts = [item.text for item in items]
+    shared = WordRuns([text.text for text in known], only=texts).matches(texts)
     worded = [text for text in known if _has_words(text.text)]
-    near = iter(near_matches([i.text for i in items if _has_words(i.text)], [text.text for text in worded], similarity))
+    near = iter(near_matches(list(filter(_has_words, texts)), [text.text for text in worded], similarity))
     leaks = []
-    for item in items:
+    for item, run in zip(items, shared, strict=True):
         alike = next(near) if _has_words(item.text) else None
-        shared = next((run for run in word_runs(item.text) if run in runs), None)
         if match := same.get(normalise(item.text)):
             leaks.append(_leak(item, match, "same text", match.text))
-        elif shared is not None:
-            leaks.append(_leak(item, runs[shared], f"{RUN_WORDS} words in a row", " ".join(shared)))
+        elif run is not None:
+            leaks.append(_leak(item, known[run[0]], f"{RUN_WORDS} words in a row", run[1]))
         elif alike is not None:
             match = worded[alike[0]]
             leaks.append(_leak(item, match, f"near match, similarity {alike[1]:.2f}", match.text))

@@ -119,8 +119,11 @@ def validate(config: ConfigArgument, overrides: SetOption = []) -> None:  # noqa
     with _user_errors():
         checked = _load(config, overrides)
         from flows.estimate import estimate
+        from flows.stages.guard import told_before
 
+        leakage = told_before(checked)
         typer.echo(f"{config} is valid.")
+        typer.echo(leakage)
         typer.echo(estimate(checked))
 
 

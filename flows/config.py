@@ -40,6 +40,9 @@ class DataSettings(Settings):
         min_length=1, description="a few examples per capability; each row needs `capability`"
     )
     max_rejected: float = Field(0.01, ge=0, le=1, description="largest share of unreadable rows before the run stops")
+    processes: int | None = Field(
+        None, ge=1, description="processes that clean the pool, with the same result; null: one per core"
+    )
     cleaning: CleaningSettings = CleaningSettings()
 
     @field_validator("pool", "targets")
@@ -122,6 +125,11 @@ class EvaluationSettings(Settings):
         None, description="interpreter of another environment for the engine; null: this one"
     )
     max_model_len: int | None = Field(None, ge=16, description="tokens of prompt and answer; null: max_length")
+    leaks: Literal["stop", "drop_targets", "drop_items"] = Field(
+        "stop",
+        description="targets that overlap scoring items: stop before any work, steer without these targets, or score "
+        "without these items",
+    )
     resamples: int = Field(RESAMPLES, ge=100, description="bootstrap resamples behind every interval")
 
     @model_validator(mode="after")

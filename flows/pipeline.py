@@ -29,6 +29,7 @@ from flows.stages.analysis import analyse
 from flows.stages.data import clean, encode, external_digest, ingest
 from flows.stages.evaluation import evaluate, evaluated_models
 from flows.stages.export import DATASET, export
+from flows.stages.guard import guard
 from flows.stages.influence import attribution, gradients, warmup
 from flows.stages.selection import select
 from flows.stages.similarity import similarity
@@ -80,6 +81,7 @@ def curate_flow(config: RunConfig) -> Curated:
         return stages[name]
 
     ingested = stage("ingest", ingest)
+    stage("guard", guard, ingested)
     cleaned = stage("clean", clean, ingested)
     encoded = stage("encode", encode, ingested, cleaned)
     warmed = stage("warmup", warmup, encoded)

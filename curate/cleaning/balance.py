@@ -5,14 +5,13 @@ classifiers that do. So every filter's removals are counted per group, and a gro
 times the share of all others and chance is excluded: one-sided Fisher's exact test (the hypergeometric tail), with
 Holm's correction over all groups of all filters of a run. Both must hold, since in a large pool a tiny difference is
 certain and in a small group a large one is luck. Its limit: the test takes rows as independent, and copies of one text
-are not. O(rows) to count.
+are not.
 """
 
 from __future__ import annotations
 
 import math
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -47,12 +46,12 @@ class GroupRate:
 
 @dataclass(frozen=True)
 class Split:
-    """What one filter did by one grouping: the group of every row that it saw, and whether it removed the row."""
+    """What one filter did by one grouping: group -> rows of it that the filter saw, and that it removed."""
 
     filter: str
     by: str
-    groups: Sequence[str]
-    removed: Sequence[bool]
+    seen: Mapping[str, int]
+    removed: Mapping[str, int]
 
 
 def group_rates(splits: Sequence[Split], *, ratio: float = RATIO, alpha: float = ALPHA) -> list[GroupRate]:
@@ -77,10 +76,8 @@ def group_rates(splits: Sequence[Split], *, ratio: float = RATIO, alpha: float =
 
 def _counts(split: Split) -> list[tuple[Split, str, int, int, int, int]]:
     """(split, group, rows seen, rows removed, all rows, all removed) of every group."""
-    seen = Counter(split.groups)
-    removed = Counter(group for group, gone in zip(split.groups, split.removed, strict=True) if gone)
-    total, gone = len(split.groups), sum(removed.values())
-    return [(split, group, seen[group], removed[group], total, gone) for group in sorted(seen)]
+    total, gone = sum(split.seen.values()), sum(split.removed.values())
+    return [(split, group, split.seen[group], split.removed.get(group, 0), total, gone) for group in sorted(split.seen)]
 
 
 def fisher_greater(seen: int, removed: int, total: int, gone: int) -> float:

@@ -3,7 +3,9 @@ every editor, which may change texts and removes nothing.
 
 A filter is a named callable and no more, so that the run's filters are a list, their counts come from the same place,
 and a filter that loses or alters a row silently is caught here. They run in list order, each on what the one before
-left. The check compares the messages of all rows once per filter, O(rows) where nothing was copied.
+left. A filter that judges rows by each other also says what it needs to know of a row (`sketch`) and how it decides by
+that alone (`decide`), so that a pool larger than the memory can be cleaned in parts (`shards`) with the same result.
+The check compares the messages of all rows once per filter, O(rows) where nothing was copied.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -67,6 +69,26 @@ class Filter(Protocol):
     def __call__(self, examples: Sequence[Example]) -> tuple[list[Example], list[Removed]]: ...
 
 
+class Gone(NamedTuple):
+    """One row that a pool-wide filter removes. row, match: places in all rows sketched, numbered through; match is -1
+    where the row matches none."""
+
+    row: int
+    match: int
+    reason: str
+
+
+class PoolFilter(Filter, Protocol):
+    """A filter that judges rows by each other: what it keeps of each row, then the verdict over all of them.
+
+    `sketch` looks at each row alone: rows sketched in parts have the sketches of all together, one line per row.
+    """
+
+    def sketch(self, examples: Sequence[Example]) -> pa.Table: ...
+
+    def decide(self, sketches: Sequence[pa.Table]) -> list[Gone]: ...
+
+
 class Editor(Protocol):
     """All rows out again, in order, some with other texts; `changed` names exactly those."""
 
@@ -78,19 +100,18 @@ class Editor(Protocol):
 
 @dataclass(frozen=True)
 class Step:
-    """What one filter or editor did: it was `given` these ids and removed or changed those rows."""
+    """What one filter or editor did: of `seen` rows it removed or changed these."""
 
     filter: str
-    given: tuple[str, ...]
+    seen: int
     removed: tuple[Removed, ...]
     changed: tuple[Changed, ...]
 
 
 @dataclass(frozen=True)
-class Cleaned:
-    """What is left of the pool, and every step on the way."""
+class Steps:
+    """Every step on the way, in order."""
 
-    kept: list[Example]
     steps: list[Step]
 
     @property
@@ -102,6 +123,13 @@ class Cleaned:
         return [row for step in self.steps for row in step.changed]
 
 
+@dataclass(frozen=True)
+class Cleaned(Steps):
+    """Also what is left of the pool."""
+
+    kept: list[Example]
+
+
 def clean(examples: Sequence[Example], filters: Iterable[Filter | Editor]) -> Cleaned:
     """Run filters and editors in order. Raises `RuntimeError` if one does not account for every row it was given."""
     kept, steps = list(examples), []
@@ -111,14 +139,31 @@ def clean(examples: Sequence[Example], filters: Iterable[Filter | Editor]) -> Cl
             kept, changed = run.edit(given)
         else:
             kept, gone = run(given)
-        _check(run.name, given, kept, gone, changed)
-        steps.append(Step(run.name, tuple(example.id for example in given), tuple(gone), tuple(changed)))
-    return Cleaned(kept, steps)
+        check(run.name, given, kept, gone, changed)
+        steps.append(Step(run.name, len(given), tuple(gone), tuple(changed)))
+    return Cleaned(steps, kept)
 
 
-def _check(
+def pool_wide(run: PoolFilter, examples: Sequence[Example]) -> tuple[list[Example], list[Removed]]:
+    """`run` on rows that are all in memory."""
+    gone = {each.row: each for each in run.decide([run.sketch(examples)])}
+    removed = [
+        Removed(
+            examples[row].id,
+            examples[row].source,
+            run.name,
+            each.reason,
+            examples[each.match].id if each.match >= 0 else "",
+        )
+        for row, each in sorted(gone.items())
+    ]
+    return [example for row, example in enumerate(examples) if row not in gone], removed
+
+
+def check(
     name: str, given: Sequence[Example], kept: Sequence[Example], removed: Sequence[Removed], changed: Sequence[Changed]
 ) -> None:
+    """Raises `RuntimeError` where a filter lost a row, or altered one that it does not tell."""
     if sorted(row.id for row in given) != sorted([row.id for row in kept] + [row.id for row in removed]):
         raise RuntimeError(f"filter {name}: {len(given)} rows in, {len(kept)} kept + {len(removed)} removed out")
     before = {row.id: row.messages for row in given}

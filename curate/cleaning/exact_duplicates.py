@@ -1,25 +1,23 @@
 """Removes pool rows that repeat an earlier pool row, or that ask what a target or an evaluation item asks.
 
-Text is compared after one normalisation: Unicode NFC, casefold, NFC again, every run of whitespace one space, ends
-stripped. Copies that differ in case, line breaks or composed accents are the same example to a model, and a hash set
-finds them in one pass, O(characters). Its limit: two programs that differ in indentation only count as one text; a
-changed word is no longer the same text (see `leakage` for long runs).
+Text is compared after `words.normalise`. Copies that differ in case, line breaks or composed accents are the same
+example to a model, and 128-bit digests of all turns, sorted, find them: O(characters), 16 bytes a row. Its limit: two
+programs that differ in indentation only count as one text; a changed word is no longer the same text (see `leakage` for
+long runs).
 """
 
 from __future__ import annotations
 
-import unicodedata
+import hashlib
 from collections.abc import Iterable, Sequence
 from typing import ClassVar
 
-from curate.cleaning.contract import Reference, Removed
+import numpy as np
+import pyarrow as pa
+
+from curate.cleaning.contract import Gone, Reference, Removed, pool_wide
+from curate.cleaning.words import normalise
 from curate.records import Example
-
-
-def normalise(text: str) -> str:
-    """The form in which texts are compared; idempotent."""
-    folded = unicodedata.normalize("NFC", text).casefold()
-    return " ".join(unicodedata.normalize("NFC", folded).split())
 
 
 class ExactDuplicates:
@@ -28,16 +26,31 @@ class ExactDuplicates:
     name: ClassVar[str] = "exact_duplicates"
 
     def __call__(self, examples: Sequence[Example]) -> tuple[list[Example], list[Removed]]:
-        first: dict[tuple[tuple[str, str], ...], str] = {}
-        kept, removed = [], []
-        for example in examples:
-            key = tuple((message.role, normalise(message.content)) for message in example.messages)
-            if key in first:
-                removed.append(Removed(example.id, example.source, self.name, "same text as a pool row", first[key]))
-            else:
-                first[key] = example.id
-                kept.append(example)
-        return kept, removed
+        return pool_wide(self, examples)
+
+    def sketch(self, examples: Sequence[Example]) -> pa.Table:
+        digests = np.frombuffer(b"".join(map(_digest, examples)), dtype=np.uint64)
+        return pa.table({"high": digests[::2], "low": digests[1::2]})
+
+    def decide(self, sketches: Sequence[pa.Table]) -> list[Gone]:
+        high, low = (np.concatenate([sketch[name].to_numpy() for sketch in sketches]) for name in ("high", "low"))
+        order = np.lexsort((low, high))  # stable, so the first of equal rows comes first
+        opens = np.ones(order.size, dtype=bool)
+        opens[1:] = (high[order[1:]] != high[order[:-1]]) | (low[order[1:]] != low[order[:-1]])
+        first = order[opens][np.cumsum(opens) - 1]
+        gone = order[~opens]
+        by_row = np.argsort(gone)
+        pairs = zip(gone[by_row].tolist(), first[~opens][by_row].tolist(), strict=True)
+        return [Gone(row, kept, "same text as a pool row") for row, kept in pairs]
+
+
+def _digest(example: Example) -> bytes:
+    digest = hashlib.blake2b(digest_size=16)
+    for message in example.messages:
+        content = normalise(message.content).encode()
+        digest.update(f"{message.role} {len(content)} ".encode())  # so that no two lists of turns read the same
+        digest.update(content)
+    return digest.digest()
 
 
 class TargetOverlap:

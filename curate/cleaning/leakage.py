@@ -1,34 +1,25 @@
 """Removes pool rows that share a long run of words with a target's or an evaluation item's prompt, or that nearly
 are one.
 
-A run of 13 words is the usual contamination test (GPT-3, arXiv 2005.14165, appendix C): long enough that unrelated
-texts rarely share one, short enough to survive an edited question. Words are `\\w+` after casefold; runs do not cross
-turns. Runs of the references go into one dictionary, pool rows are looked up in it: O(words). Limits: prompts under
-13 words are covered by `TargetOverlap` only; a script without spaces counts a phrase as one word; an instruction of
-13 words that both the pool and the items open with matches too. `NearMatch` finds the prompt of which a word was
-changed here and there, so that no long run is left.
+`WordRunOverlap` finds 13 words in a row, by turns: runs do not cross them. Limits: prompts under 13 words are covered
+by `TargetOverlap` only; an instruction of 13 words that both the pool and the items open with matches too. `NearMatch`
+finds the prompt of which a word was changed here and there, so that no long run is left.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import ClassVar
 
 from curate.cleaning.contract import Reference, Removed
-from curate.cleaning.near_duplicates import near_matches, words_of
+from curate.cleaning.likeness import LikeIndex
+from curate.cleaning.word_runs import RUN_WORDS, WordRuns, word_runs
+from curate.cleaning.words import words_of
 from curate.records import Example
 
-RUN_WORDS = 13
+__all__ = ["RUN_WORDS", "NearMatch", "WordRunOverlap", "word_runs"]
 NEAR_WORDS = 8  # a shorter turn, "Go on, please", is like another by chance
 SHOWN_CHARACTERS = 200
-_WORD = re.compile(r"\w+")
-
-
-def word_runs(text: str, length: int = RUN_WORDS) -> Iterator[tuple[str, ...]]:
-    """Every run of `length` consecutive words of `text`, in order; none when it has fewer."""
-    words = _WORD.findall(text.casefold())
-    return (tuple(words[start : start + length]) for start in range(len(words) - length + 1))
 
 
 class WordRunOverlap:
@@ -37,22 +28,26 @@ class WordRunOverlap:
     name: ClassVar[str] = "word_run_overlap"
 
     def __init__(self, references: Iterable[Reference]):
-        self._known: dict[tuple[str, ...], str] = {}
-        for reference in references:
-            for turn in reference.turns:
-                for run in word_runs(turn):
-                    self._known.setdefault(run, reference.id)
+        turns = [(turn, reference.id) for reference in references for turn in reference.turns]
+        self._known, self._ids = WordRuns([turn for turn, _ in turns]), [name for _, name in turns]
 
     def __call__(self, examples: Sequence[Example]) -> tuple[list[Example], list[Removed]]:
-        kept, removed = [], []
-        for example in examples:
-            shared = next((run for turn in example.user_turns() for run in word_runs(turn) if run in self._known), None)
-            if shared is None:
-                kept.append(example)
-            else:
-                reason = f"shares {RUN_WORDS} words with a prompt: {' '.join(shared)}"
-                removed.append(Removed(example.id, example.source, self.name, reason, self._known[shared]))
-        return kept, removed
+        turns = [(turn, row) for row, example in enumerate(examples) for turn in example.user_turns()]
+        found: dict[int, tuple[int, str]] = {}
+        for (_, row), match in zip(turns, self._known.matches([turn for turn, _ in turns]), strict=True):
+            if match is not None:
+                found.setdefault(row, match)
+        removed = [
+            Removed(
+                examples[row].id,
+                examples[row].source,
+                self.name,
+                f"shares {RUN_WORDS} words with a prompt: {words}",
+                self._ids[known],
+            )
+            for row, (known, words) in found.items()
+        ]
+        return [example for row, example in enumerate(examples) if row not in found], removed
 
 
 class NearMatch:
@@ -66,14 +61,12 @@ class NearMatch:
     def __init__(self, references: Iterable[Reference], threshold: float = 0.8):
         turns = [(turn, reference.id) for reference in references for turn in reference.turns if _is_long(turn)]
         self._texts, self._ids = [turn for turn, _ in turns], [name for _, name in turns]
-        self._threshold = threshold
+        self._known = LikeIndex(self._texts, threshold)
 
     def __call__(self, examples: Sequence[Example]) -> tuple[list[Example], list[Removed]]:
         turns = [(turn, example.id) for example in examples for turn in example.user_turns() if _is_long(turn)]
         found: dict[str, tuple[int, float]] = {}
-        for (_, row), match in zip(
-            turns, near_matches([turn for turn, _ in turns], self._texts, self._threshold), strict=True
-        ):
+        for (_, row), match in zip(turns, self._known.matches([turn for turn, _ in turns]), strict=True):
             if match is not None and match[1] > found.get(row, (0, 0.0))[1]:
                 found[row] = match
         kept, removed = [], []

@@ -13,12 +13,13 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import ClassVar
 
+import pyarrow as pa
 import regex
 
-from curate.cleaning.contract import Removed
-from curate.cleaning.near_duplicates import words_of
-from curate.cleaning.scored import Equal, Verdict, split
+from curate.cleaning.contract import Gone, Removed
+from curate.cleaning.scored import Equal, Verdict, decide, sketch, split
 from curate.cleaning.settings import QualitySettings
+from curate.cleaning.words import words_of
 from curate.records import Example
 
 LEAST_WORDS = 50  # n-grams of a shorter answer are not judged: a list repeats by its nature
@@ -94,7 +95,16 @@ class Quality:
         self._settings, self._equal = settings, equal
 
     def __call__(self, examples: Sequence[Example]) -> tuple[list[Example], list[Removed]]:
-        return split(self.name, examples, [verdict(e.answers(), self._settings) for e in examples], self._equal)
+        return split(self.name, examples, self._verdicts(examples), self._equal)
+
+    def sketch(self, examples: Sequence[Example]) -> pa.Table:
+        return sketch(examples, self._verdicts(examples), self._equal)
+
+    def decide(self, sketches: Sequence[pa.Table]) -> list[Gone]:
+        return decide(sketches, self._equal)
+
+    def _verdicts(self, examples: Sequence[Example]) -> list[Verdict]:
+        return [verdict(example.answers(), self._settings) for example in examples]
 
 
 def verdict(answers: Sequence[str], settings: QualitySettings) -> Verdict:

@@ -9,22 +9,25 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from curate.cleaning.balance import equalised
-from curate.cleaning.contract import Removed
+from curate.cleaning.contract import Gone, Removed
 from curate.records import Example
+
+DECIMALS = 4  # of what models say: float32 sums of another batch differ from the sixth on
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """One row's score (higher is worse, NaN: none), whether it is past the threshold, why, and the row it matches."""
+    """One row's score (higher is worse, NaN: none), whether it is past the threshold, and why."""
 
     score: float
     over: bool
     reason: str
-    matched_id: str = ""
 
 
 @dataclass(frozen=True)
@@ -38,20 +41,53 @@ class Equal:
 def split(
     name: str, examples: Sequence[Example], verdicts: Sequence[Verdict], equal: Equal | None
 ) -> tuple[list[Example], list[Removed]]:
-    """The rows that filter `name` keeps and removes."""
-    over = np.array([verdict.over for verdict in verdicts], dtype=bool)
-    gone, groups = over, list[str]()
-    if equal is not None:
-        groups = [equal.group_of(example) for example in examples]
-        scores = np.array([verdict.score for verdict in verdicts], dtype=np.float64)
-        gone = equalised(scores, over, groups, [example.id for example in examples])
-    kept, removed = [], []
-    for place, (example, verdict) in enumerate(zip(examples, verdicts, strict=True)):
-        if not gone[place]:
-            kept.append(example)
-            continue
-        why = verdict.reason
-        if equal is not None:
-            why = f"{why}; among the highest scores of {equal.by} {groups[place]}, as many as {over.mean():.1%} of all"
-        removed.append(Removed(example.id, example.source, name, why, verdict.matched_id))
-    return kept, removed
+    """The rows that filter `name` keeps and removes, of rows that are judged alone or are all there."""
+    gone = {each.row: each for each in decide([sketch(examples, verdicts, equal)], equal)}
+    removed = [Removed(examples[row].id, examples[row].source, name, each.reason, "") for row, each in gone.items()]
+    return [example for row, example in enumerate(examples) if row not in gone], removed
+
+
+def sketch(examples: Sequence[Example], verdicts: Sequence[Verdict], equal: Equal | None) -> pa.Table:
+    """What `decide` needs to know of the rows."""
+    judged = {
+        "score": pa.array([verdict.score for verdict in verdicts], pa.float64()),
+        "over": pa.array([verdict.over for verdict in verdicts], pa.bool_()),
+        "reason": pa.array([verdict.reason for verdict in verdicts], pa.string()),
+    }
+    return pa.table(judged | keys(examples, equal))
+
+
+def keys(examples: Sequence[Example], equal: Equal | None) -> dict[str, Any]:
+    """Columns: the group of every row, and the id that breaks ties; nothing where no groups shall be equal."""
+    if equal is None:
+        return {}
+    groups = [equal.group_of(example) for example in examples]
+    ids = [example.id for example in examples]
+    return {"group": pa.array(groups, pa.string()), "id": pa.array(ids, pa.string())}
+
+
+def decide(sketches: Sequence[pa.Table], equal: Equal | None) -> list[Gone]:
+    """The rows past the threshold or, with groups that shall be equal, as many of each; in order."""
+    judged = pa.concat_tables(sketches)
+    over = judged["over"].to_numpy()
+    gone = rows_over(judged["score"].to_numpy(), over, judged, equal)
+    reasons = judged["reason"].take(pa.array(gone)).to_pylist()
+    more = why_equal(judged, gone, over, equal)
+    return [Gone(row, -1, why + also) for row, why, also in zip(gone.tolist(), reasons, more, strict=True)]
+
+
+def rows_over(scores: np.ndarray, over: np.ndarray, judged: pa.Table, equal: Equal | None) -> np.ndarray:
+    """(n,) int64 places of the rows that go. judged: has the columns of `keys`."""
+    if equal is None:
+        return np.flatnonzero(over)
+    return np.flatnonzero(equalised(scores, over, judged["group"].to_pylist(), judged["id"].to_pylist()))
+
+
+def why_equal(judged: pa.Table, gone: np.ndarray, over: np.ndarray, equal: Equal | None) -> list[str]:
+    """What the reason of each of these rows says besides, where groups shall be equal."""
+    if equal is None:
+        return [""] * gone.size
+    groups = judged["group"].take(pa.array(gone)).to_pylist()
+    return [
+        f"; among the highest scores of {equal.by} {group}, as many as {over.mean():.1%} of all" for group in groups
+    ]

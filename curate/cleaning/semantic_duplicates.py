@@ -10,16 +10,15 @@ texts, so look at pairs near the threshold before trusting it.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import ClassVar
 
 import numpy as np
+import pyarrow as pa
 
-from curate.cleaning.contract import Removed
-from curate.cleaning.scored import Equal, Verdict, split
+from curate.cleaning.contract import Gone, Removed, pool_wide
+from curate.cleaning.scored import DECIMALS, Equal, keys, rows_over, why_equal
 from curate.cleaning.settings import SemanticDuplicatesSettings
-from curate.cleaning.text_models import DECIMALS
 from curate.records import Example
 
 BLOCK = 1024
@@ -39,20 +38,29 @@ class SemanticDuplicates:
         self._model, self._tokenizer = load_encoder(settings.model), load_tokenizer(settings.model)
 
     def __call__(self, examples: Sequence[Example]) -> tuple[list[Example], list[Removed]]:
+        return pool_wide(self, examples)
+
+    def sketch(self, examples: Sequence[Example]) -> pa.Table:
         from curate.cleaning.text_models import embed
 
-        settings = self._settings
-        texts = [example.text() for example in examples]
+        texts, settings = [example.text() for example in examples], self._settings
         vectors = embed(self._model, self._tokenizer, texts, settings.max_length, settings.tokens_per_batch)
-        cosines, places = nearest_earlier(vectors)
-        verdicts = [
-            Verdict(math.nan, False, "")
-            if place == NONE
-            else Verdict(cosine, cosine >= settings.threshold, f"cosine {cosine:.4f} with an earlier row",
-                         examples[place].id)
-            for cosine, place in zip(cosines.tolist(), places.tolist(), strict=True)
-        ]  # fmt: skip
-        return split(self.name, examples, verdicts, self._equal)
+        column = pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), vectors.shape[1])
+        return pa.table({"vector": column, **keys(examples, self._equal)})
+
+    def decide(self, sketches: Sequence[pa.Table]) -> list[Gone]:
+        rows = pa.concat_tables(sketches)
+        if not rows.num_rows:
+            return []
+        width = rows.schema.field("vector").type.list_size
+        vectors = [chunk.flatten().to_numpy().reshape(-1, width) for chunk in rows["vector"].chunks]
+        cosines, places = nearest_earlier(np.concatenate(vectors))
+        over = (places != NONE) & (np.nan_to_num(cosines) >= self._settings.threshold)
+        gone = rows_over(cosines, over, rows, self._equal)
+        return [
+            Gone(row, int(places[row]), f"cosine {cosines[row]:.4f} with an earlier row{also}")
+            for row, also in zip(gone.tolist(), why_equal(rows, gone, over, self._equal), strict=True)
+        ]
 
 
 def nearest_earlier(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -1,8 +1,8 @@
 """What the filters are told: one frozen model per filter, collected in `CleaningSettings`, `data.cleaning` in a run.
 
-A filter that is absent (null) is off, and `{}` switches it on with its defaults. Exact duplicates and overlaps with
-targets and evaluation items are always removed and have no settings. Models must exist and languages be known when the
-settings are read, not after an hour.
+A filter that is null is off, and `{}` switches it on with its defaults; all but `near_match` are off unless named.
+Exact duplicates and overlaps with targets and evaluation items are always removed and have no settings. Models must
+exist and languages be known when the settings are read, not after an hour.
 """
 
 from __future__ import annotations
@@ -137,7 +137,9 @@ class BalanceSettings(Settings):
 class CleaningSettings(Settings):
     """In the order in which they run."""
 
-    near_match: NearMatchSettings | None = Field(None, description="rows that nearly are a target or evaluation item")
+    near_match: NearMatchSettings | None = Field(
+        NearMatchSettings(), description="rows that nearly are a target or evaluation item; null: only longer overlaps"
+    )
     language: LanguageSettings | None = Field(None, description="rows in a language that is not wanted")
     quality: QualitySettings | None = Field(None, description="answers that are broken, cut off or refused")
     personal_data: PersonalDataSettings | None = Field(None, description="addresses, numbers and keys in the rows")

@@ -11,12 +11,13 @@ from __future__ import annotations
 import importlib.metadata
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from curate.cleaning.balance import GroupRate, Split, group_rates
-from curate.cleaning.contract import Cleaned, Editor, Filter, Reference, Step, clean
+from curate.cleaning.contract import Cleaned, Editor, Filter, Reference, Steps, clean
 from curate.cleaning.exact_duplicates import ExactDuplicates, TargetOverlap
 from curate.cleaning.language import Language, detect_languages
 from curate.cleaning.leakage import NearMatch, WordRunOverlap
@@ -29,72 +30,95 @@ from curate.records import Example
 
 CLEANING = "cleaning.json"
 LIBRARIES = {  # filter -> what decides beside this code
-    "near_match": ("datasketch",),
     "language": ("py3langid",),
     "personal_data": ("phonenumbers", "detect-secrets"),
     "toxicity": ("transformers",),
-    "near_duplicates": ("datasketch",),
     "semantic_duplicates": ("transformers", "faiss-cpu"),
 }
+
+
+@dataclass(frozen=True)
+class Planned:
+    """One filter of a run, made when its turn comes, so that two models are never in memory together.
+
+    by_pool: it judges rows by each other (`PoolFilter`); has_model: it is slow to make and wants the machine alone.
+    """
+
+    name: str
+    make: Callable[[], Filter | Editor]
+    by_pool: bool = False
+    has_model: bool = False
 
 
 def run_filters(
     pool: Sequence[Example], references: Sequence[Reference], settings: CleaningSettings
 ) -> tuple[Cleaned, list[GroupRate]]:
-    """Clean the pool as the settings say, and count who paid for it.
+    """Clean a pool that is in memory as the settings say, and count who paid for it; `shards.clean_pool` does the same
+    to a file of any size.
 
     references: what the pool must not contain. Raises `DataError` and `train.models.ModelError` for a model that does
     not fit.
     """
-    languages = _languages(pool, settings)
-    groups: dict[Grouping, Callable[[Example], str]] = {
+    languages = languages_of(pool, settings) if settings.needs_languages else {}
+    groups = grouping(languages)
+    cleaned = clean(pool, (step.make() for step in planned(settings, references, languages)))
+    left = {example.id: example for example in pool}
+    splits = []
+    for step in cleaned.steps:
+        gone = [left[row.id] for row in step.removed]
+        for by in settings.groupings:
+            seen, removed = (Counter(map(groups[by], rows)) for rows in (left.values(), gone))
+            splits.append(Split(step.filter, by, seen, removed))
+        for row in gone:
+            del left[row.id]
+    return cleaned, group_rates(splits, ratio=settings.balance.ratio, alpha=settings.balance.alpha)
+
+
+def grouping(languages: Mapping[str, str]) -> dict[Grouping, Callable[[Example], str]]:
+    """What group a row is in. languages: of the rows that will be asked for, by id."""
+    return {
         "source": lambda example: example.source,
         "domain": lambda example: example.domain,
         "language": lambda example: languages[example.id],
     }
-    cleaned = clean(pool, filters_of(settings, references, languages, groups))
-    rows = {example.id: example for example in pool}
-    splits = [
-        _split(step, by, {name: groups[by](rows[name]) for name in step.given})
-        for step in cleaned.steps
-        for by in settings.groupings
-    ]
-    return cleaned, group_rates(splits, ratio=settings.balance.ratio, alpha=settings.balance.alpha)
 
 
-def filters_of(
-    settings: CleaningSettings,
-    references: Sequence[Reference],
-    languages: Mapping[str, str],
-    groups: Mapping[Grouping, Callable[[Example], str]],
-) -> Iterator[Filter | Editor]:
-    """Those that are on, each made when its turn comes, so that two models are never in memory together."""
+def planned(settings: CleaningSettings, references: Sequence[Reference], languages: Mapping[str, str]) -> list[Planned]:
+    """The filters that are on, in order."""
+    groups = grouping(languages)
 
     def equal(by: Grouping | None) -> Equal | None:
         return None if by is None else Equal(by, groups[by])
 
-    yield ExactDuplicates()
-    yield TargetOverlap(references)
-    yield WordRunOverlap(references)
-    if settings.near_match:
-        yield NearMatch(references, settings.near_match.threshold)
-    if settings.language:
-        yield Language(settings.language.wanted, languages)
-    if settings.quality:
-        yield Quality(settings.quality, equal(settings.quality.equalise))
-    if settings.personal_data:
-        masks = settings.personal_data.action == "mask"
-        yield PersonalDataMask(settings.personal_data) if masks else PersonalDataDrop(settings.personal_data)
-    if settings.toxicity:
+    steps = [
+        Planned("exact_duplicates", ExactDuplicates, by_pool=True),
+        Planned("target_overlap", lambda: TargetOverlap(references)),
+        Planned("word_run_overlap", lambda: WordRunOverlap(references)),
+    ]
+    if near := settings.near_match:
+        steps.append(Planned("near_match", lambda: NearMatch(references, near.threshold)))
+    if language := settings.language:
+        steps.append(Planned("language", lambda: Language(language.wanted, languages)))
+    if quality := settings.quality:
+        together = quality.equalise is not None
+        steps.append(Planned("quality", lambda: Quality(quality, equal(quality.equalise)), by_pool=together))
+    if personal := settings.personal_data:
+        mask = PersonalDataMask if personal.action == "mask" else PersonalDataDrop
+        steps.append(Planned("personal_data", lambda: mask(personal)))
+    if toxicity := settings.toxicity:
         from curate.cleaning.toxicity import Toxicity
 
-        yield Toxicity(settings.toxicity, equal(settings.toxicity.equalise))
-    if settings.near_duplicates:
-        yield NearDuplicates(settings.near_duplicates.threshold)
-    if settings.semantic_duplicates:
+        together = toxicity.equalise is not None
+        steps.append(Planned("toxicity", lambda: Toxicity(toxicity, equal(toxicity.equalise)), together, True))
+    if likeness := settings.near_duplicates:
+        steps.append(Planned("near_duplicates", lambda: NearDuplicates(likeness.threshold), by_pool=True))
+    if semantic := settings.semantic_duplicates:
         from curate.cleaning.semantic_duplicates import SemanticDuplicates
 
-        yield SemanticDuplicates(settings.semantic_duplicates, equal(settings.semantic_duplicates.equalise))
+        steps.append(
+            Planned("semantic_duplicates", lambda: SemanticDuplicates(semantic, equal(semantic.equalise)), True, True)
+        )
+    return steps
 
 
 def models_of(settings: CleaningSettings) -> dict[str, str]:
@@ -110,7 +134,7 @@ def libraries_of(settings: CleaningSettings) -> dict[str, str]:
     return {library: importlib.metadata.version(library) for name in on for library in LIBRARIES[name]}
 
 
-def write_cleaning(path: Path, cleaned: Cleaned, rates: Sequence[GroupRate], settings: CleaningSettings) -> None:
+def write_cleaning(path: Path, cleaned: Steps, rates: Sequence[GroupRate], settings: CleaningSettings) -> None:
     """Write `cleaning.json`: per filter the rows seen, removed and changed, and the rates of every group."""
     filters: list[dict[str, Any]] = []
     for step in cleaned.steps:
@@ -120,9 +144,9 @@ def write_cleaning(path: Path, cleaned: Cleaned, rates: Sequence[GroupRate], set
         filters.append(
             {
                 "filter": step.filter,
-                "seen": len(step.given),
+                "seen": step.seen,
                 "removed": len(step.removed),
-                "rate": len(step.removed) / len(step.given) if step.given else 0.0,
+                "rate": len(step.removed) / step.seen if step.seen else 0.0,
                 "changed": len({row.id for row in step.changed}),
                 "masked": dict(sorted(places.items())),
                 "groups": [
@@ -136,13 +160,7 @@ def write_cleaning(path: Path, cleaned: Cleaned, rates: Sequence[GroupRate], set
     path.write_text(json.dumps(told, indent=1, ensure_ascii=False), encoding="utf-8")
 
 
-def _languages(pool: Sequence[Example], settings: CleaningSettings) -> dict[str, str]:
-    if not settings.needs_languages:
-        return {}
+def languages_of(pool: Sequence[Example], settings: CleaningSettings) -> dict[str, str]:
+    """Language of every row by id."""
     detection = settings.detection
     return detect_languages(pool, min_letters=detection.min_letters, min_probability=detection.min_probability)
-
-
-def _split(step: Step, by: str, group: Mapping[str, str]) -> Split:
-    gone = {row.id for row in step.removed}
-    return Split(step.filter, by, [group[name] for name in step.given], [name in gone for name in step.given])

@@ -14,10 +14,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from curate.cleaning.scored import DECIMALS
 from train.encoding import token_budget_batches
 from train.models import ModelError
-
-DECIMALS = 4  # float32 sums of another batch differ from the sixth decimal on
 
 
 @dataclass(frozen=True)

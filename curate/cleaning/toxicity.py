@@ -13,9 +13,10 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 import numpy as np
+import pyarrow as pa
 
-from curate.cleaning.contract import Removed
-from curate.cleaning.scored import Equal, Verdict, split
+from curate.cleaning.contract import Gone, Removed
+from curate.cleaning.scored import Equal, Verdict, decide, sketch, split
 from curate.cleaning.settings import ToxicitySettings
 from curate.records import DataError, Example
 from train.names import nearest
@@ -41,6 +42,12 @@ class Toxicity:
 
     def __call__(self, examples: Sequence[Example]) -> tuple[list[Example], list[Removed]]:
         return split(self.name, examples, self._verdicts(examples), self._equal)
+
+    def sketch(self, examples: Sequence[Example]) -> pa.Table:
+        return sketch(examples, self._verdicts(examples), self._equal)
+
+    def decide(self, sketches: Sequence[pa.Table]) -> list[Gone]:
+        return decide(sketches, self._equal)
 
     def _verdicts(self, examples: Sequence[Example]) -> list[Verdict]:
         from curate.cleaning.text_models import label_probabilities

@@ -2,7 +2,15 @@
 
 from curate.sources.errors import SourceError
 from curate.sources.opening import SUPPORTED
-from curate.sources.pool import TooManyRejectedError, pinned, read_pool, read_reported, read_source, read_targets
+from curate.sources.pool import (
+    TooManyRejectedError,
+    pinned,
+    read_into,
+    read_pool,
+    read_reported,
+    read_source,
+    read_targets,
+)
 from curate.sources.report import SourceReport, read_reports, write_reports
 from curate.sources.shapes import SHAPES, to_messages
 from curate.sources.spec import SourceSpec
@@ -15,6 +23,7 @@ __all__ = [
     "SourceSpec",
     "TooManyRejectedError",
     "pinned",
+    "read_into",
     "read_pool",
     "read_reported",
     "read_reports",

@@ -3,13 +3,13 @@
 Ids are what every later stage knows a row by, so they are made unique here: a row whose own id is taken is rejected;
 a row without one is named by a hash of its content, with `-2`, `-3` for later copies, which the duplicate filter of
 the clean stage then names. More than `max_rejected` rejected rows stop the run, since that is a wrong file or shape,
-not dirt. The pool is held in memory.
+not dirt. Memory holds the ids and origins of the rows, some 250 bytes each, and the rejected ones.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any, NamedTuple
@@ -110,9 +110,23 @@ def read_reported(
 ) -> Pool:
     """`read_pool` or `read_targets` (use: `pool` or `targets`) with a report per source."""
     examples: list[Example] = []
+    rejected, reports = read_into(examples.append, specs, use, max_rejected=max_rejected, max_characters=max_characters)
+    return Pool(examples, rejected, reports)
+
+
+def read_into(
+    write: Callable[[Example], None],
+    specs: Iterable[SourceSpec],
+    use: str,
+    *,
+    max_rejected: float = MAX_REJECTED,
+    max_characters: int = MAX_CHARACTERS,
+) -> tuple[list[Rejected], list[SourceReport]]:
+    """`read_reported` that gives each example away as it is read, so that memory holds their ids only."""
     rejected: list[Rejected] = []
     reports: list[SourceReport] = []
     taken = TakenIds()
+    examples = 0
     for spec in specs:
         report = SourceReport.of(spec, use)
         reports.append(report)
@@ -120,15 +134,16 @@ def read_reported(
             checked = _require_capability(result) if use == "targets" else result
             report.count(checked)
             if isinstance(checked, Example):
-                examples.append(checked)
+                write(checked)
+                examples += 1
             else:
                 rejected.append(checked)
         if not report.rows:
             raise SourceError(f"no rows in {spec.path}; add data, or take the source out")
     if not reports:
         raise SourceError("no rows in an empty list of sources; add data")
-    check_rejected_share(len(examples), rejected, max_rejected, reports)
-    return Pool(examples, rejected, reports)
+    check_rejected_share(examples, rejected, max_rejected, reports)
+    return rejected, reports
 
 
 def check_rejected_share(

@@ -8,23 +8,27 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+import pyarrow.parquet as pq
+
 from curate import cleaning
-from curate.cleaning.steps import CLEANING, libraries_of, models_of, run_filters, write_cleaning
+from curate.cleaning.shards import clean_pool
+from curate.cleaning.steps import CLEANING, libraries_of, models_of, write_cleaning
 from curate.export.licenses import LicenseError, Standing, forbidden, is_allowed, terms
-from curate.records import read_examples, rows_to_encode, write_examples, write_rejected
+from curate.records import DataError, ExampleWriter, read_examples, rows_to_encode, write_examples, write_rejected
 from curate.sources import (
     SourceReport,
     SourceSpec,
     TooManyRejectedError,
     pinned,
+    read_into,
     read_reported,
     read_reports,
     write_reports,
 )
-from curate.sources.opening import fingerprint, is_pattern, is_url
-from eval.items import read_items
 from flows.config import RunConfig
-from flows.store import Accounting, StageOutput, StageStore, path_digest
+from flows.stages.guard import HELD_OUT, read_texts, scoring, without_leaked
+from flows.stages.outside import external_digest
+from flows.store import Accounting, StageOutput, StageStore
 from train.encoding import Encoded, encode_all, write_encoded
 from train.models import load_tokenizer
 
@@ -34,7 +38,6 @@ CLEAN_CODE = (
     "curate/records.py",
     "curate/local_or_hub.py",
     "curate/cleaning",
-    "eval/items.py",
     "train/encoding.py",  # batches of the filters with a model
     "train/models.py",
     "flows/stages/data.py",
@@ -46,23 +49,18 @@ SOURCES, EXCLUDED, AUDIT = "sources.json", "excluded.json", "audit.json"
 logger = logging.getLogger("prefect.equipoise")
 
 
-def external_digest(path: str) -> str:
-    """Hash of what a local path, a pattern or a URL holds; a hub id stands for itself."""
-    if is_url(path) or is_pattern(path):
-        return fingerprint(path)
-    return path_digest(Path(path)) if Path(path).exists() else path
-
-
 def ingest(config: RunConfig, store: StageStore) -> StageOutput:
     """Read every source; bad rows go to rejected.parquet with a reason, what was read of each to sources.json."""
     # Pinned before the key is made: a branch of the hub that moved is another input.
     pool_specs = [pinned(spec) for spec in config.data.pool]
     target_specs = [pinned(spec) for spec in config.data.targets]
+    scored = scoring(config, store) if config.evaluation.leaks == "drop_targets" else None
 
     def build(folder: Path) -> Accounting:
         most = config.data.max_rejected
         try:
-            pool = read_reported(pool_specs, "pool", max_rejected=most)
+            with ExampleWriter(folder / POOL) as pool:
+                rejected, reports = read_into(pool.write, pool_specs, "pool", max_rejected=most)
             targets = read_reported(target_specs, "targets", max_rejected=most)
         except TooManyRejectedError as error:
             write_rejected(folder / REJECTED, error.rejected)
@@ -72,23 +70,28 @@ def ingest(config: RunConfig, store: StageStore) -> StageOutput:
                 error.rejected,
                 error.reports,
             ) from error
-        rejected = [*pool.rejected, *targets.rejected]
-        write_examples(folder / POOL, pool.examples)
-        write_examples(folder / TARGETS, targets.examples, targets=True)
+        steering, leaked = without_leaked(targets.examples, read_texts(scored)) if scored else (targets.examples, [])
+        if not steering:
+            raise DataError("every target overlaps an item that scores; take other targets")
+        rejected = [*rejected, *targets.rejected, *leaked]
+        write_examples(folder / TARGETS, steering, targets=True)
         write_rejected(folder / REJECTED, rejected)
-        write_reports(folder / SOURCES, [*pool.reports, *targets.reports])
+        write_reports(folder / SOURCES, [*reports, *targets.reports])
         return Accounting(
-            len(pool.examples) + len(targets.examples) + len(rejected),
-            len(pool.examples),
-            targets=len(targets.examples),
+            pool.written + len(steering) + len(rejected),
+            pool.written,
+            targets=len(steering),
             rejected=len(rejected),
         )
 
     output = store.run(
         "ingest",
         build,
-        params={"data": config.data.model_dump(mode="json", exclude={"cleaning"})},
-        inputs={f"{k}": source_digest(spec) for k, spec in enumerate([*pool_specs, *target_specs])},
+        params={"data": config.data.model_dump(mode="json", exclude={"cleaning", "processes"})},
+        inputs={
+            **{f"{k}": source_digest(spec) for k, spec in enumerate([*pool_specs, *target_specs])},
+            **({"scoring": scored.key} if scored else {}),
+        },
         code=["curate/records.py", "curate/sources", "flows/stages/data.py"],
     )
     reports = read_reports(output.path / SOURCES)
@@ -128,17 +131,21 @@ def source_digest(spec: SourceSpec) -> str:
 def clean(config: RunConfig, store: StageStore, ingested: StageOutput) -> StageOutput:
     """Remove exact duplicates, pool rows that overlap a target or an evaluation item, and what `data.cleaning` adds."""
     settings = config.data.cleaning
+    scored = scoring(config, store)
 
     def build(folder: Path) -> Accounting:
-        pool = read_examples(ingested.path / POOL)
         references = [cleaning.Reference.of(target) for target in read_examples(ingested.path / TARGETS)]
-        references += [cleaning.Reference(item.id, (item.prompt,)) for item in read_items(config.evaluation.items)]
-        cleaned, rates = run_filters(pool, references, settings)
-        write_examples(folder / POOL, cleaned.kept)
+        for item in read_texts(scored):
+            name = item.item_id if item.task == HELD_OUT else f"{item.task}: {item.item_id}"
+            references.append(cleaning.Reference(name, (item.text,)))
+        cleaned, rates = clean_pool(
+            ingested.path / POOL, folder / POOL, references, settings, processes=config.data.processes
+        )
         cleaning.write_removed(folder / REMOVED, cleaned.removed)
         cleaning.write_changed(folder / CHANGED, cleaned.changed)
         write_cleaning(folder / CLEANING, cleaned, rates, settings)
-        return Accounting(len(pool), len(cleaned.kept), **Counter(row.filter for row in cleaned.removed))
+        rows = pq.read_metadata(folder / POOL).num_rows
+        return Accounting(ingested.rows["rows_out"], rows, **Counter(row.filter for row in cleaned.removed))
 
     return store.run(
         "clean",
@@ -146,7 +153,7 @@ def clean(config: RunConfig, store: StageStore, ingested: StageOutput) -> StageO
         params={"cleaning": settings.model_dump(mode="json"), "libraries": libraries_of(settings)},
         inputs={
             "ingest": ingested.key,
-            **{f"{k}": path_digest(p) for k, p in enumerate(config.evaluation.items)},
+            "scoring": scored.key,
             **{f"model-{name}": external_digest(model) for name, model in models_of(settings).items()},
         },
         code=CLEAN_CODE,

@@ -31,6 +31,7 @@ from eval.tasks import folder_files
 from flows.config import ConfigError, RunConfig
 from flows.process import show
 from flows.stages.data import external_digest
+from flows.stages.guard import read_texts, scoring, without_leaked
 from flows.stages.held_out import HELD_OUT, comparable_units, held_out, held_out_records, held_out_scores, skipped_note
 from flows.store import StageOutput, StageStore
 
@@ -109,7 +110,7 @@ def evaluate(
     settings = config.evaluation
 
     def build(folder: Path) -> None:
-        known = _known_texts(config, datasets)
+        known = _known_texts(config, store, datasets)
         scored: list[tuple[Metric, Scores]] = []
         records: list[dict] = []
         leaks: list[leakage.Leak] = []
@@ -184,7 +185,7 @@ def evaluate(
         code=[
             *("train/encoding.py", "train/losses.py", "train/models.py", "train/process.py"),
             *("curate/cleaning", "curate/local_or_hub.py", "curate/records.py", "curate/sources"),
-            *("eval", "flows/stages/evaluation.py", "flows/stages/held_out.py"),
+            *("eval", "flows/stages/evaluation.py", "flows/stages/guard.py", "flows/stages/held_out.py"),
         ],
         resumable=True,  # finished parts are found again
     )
@@ -194,10 +195,12 @@ def read_results(folder: Path) -> Comparison:
     return Comparison.model_validate_json((folder / RESULTS).read_text())
 
 
-def _known_texts(config: RunConfig, datasets: Mapping[str, str]) -> list[leakage.KnownText]:
+def _known_texts(config: RunConfig, store: StageStore, datasets: Mapping[str, str]) -> list[leakage.KnownText]:
     """What steered and what trained, turn by turn; of targets the questions, of training rows all that was said. Raises
     `ConfigError` for a folder that is no dataset: the guard would guard nothing."""
     targets, _ = read_targets(map(pinned, config.data.targets), max_rejected=config.data.max_rejected)
+    if config.evaluation.leaks == "drop_targets":
+        targets, _ = without_leaked(targets, read_texts(scoring(config, store)))
     known = [leakage.KnownText("target", each.id, turn) for each in targets for turn in each.user_turns()]
     trained: dict[leakage.KnownText, None] = {}  # datasets share rows, and strangers may share ids
     for name, folder in datasets.items():

@@ -73,7 +73,7 @@ def test_all_rows_are_accounted_for_and_the_masked_ones_told(raw, encoder):
     masked = next(row for row in kept if row.id == "mail")
     assert masked.messages[1].content == "Ask Jane, [EMAIL], on Monday."
     told = json.loads((output.path / CLEANING).read_text())
-    assert [step["filter"] for step in told["filters"]][3:] == [
+    assert [step["filter"] for step in told["filters"]][4:] == [
         "quality",
         "personal_data",
         "near_duplicates",
@@ -86,7 +86,14 @@ def test_all_rows_are_accounted_for_and_the_masked_ones_told(raw, encoder):
 
 def test_without_settings_the_pool_is_as_before(raw):
     output, _ = cleaned(raw)
-    assert set(output.rows) <= {"rows_in", "rows_out", "exact_duplicates", "target_overlap", "word_run_overlap"}
+    assert set(output.rows) <= {
+        "rows_in",
+        "rows_out",
+        "exact_duplicates",
+        "target_overlap",
+        "word_run_overlap",
+        "near_match",
+    }
     assert read_changed(output.path / CHANGED) == []
 
 

@@ -31,7 +31,7 @@ METHODS = ("bids", "bm25", "random")
 CAPABILITIES = ["code", "knowledge"]
 POOL_ROWS, BUDGET, LIMIT = 120, 12, 4
 STAGES = [
-    *("ingest", "clean", "encode", "warmup", "gradients", "attribution"),
+    *("ingest", "guard", "clean", "encode", "warmup", "gradients", "attribution"),
     *("select-bids", "export-bids", "similarity-bm25", "select-bm25", "export-bm25", "select-random", "export-random"),
     "analysis",
     *(f"finetune-{method}" for method in METHODS),

@@ -68,7 +68,12 @@ def test_nothing_new_runs_unless_it_is_switched_on():
     rows.append(example("c", "mail a@b.org", "I cannot assist"))
     cleaned, rates = run_filters(rows, [], CleaningSettings())
     assert cleaned.kept == rows and cleaned.changed == []
-    assert [step.filter for step in cleaned.steps] == ["exact_duplicates", "target_overlap", "word_run_overlap"]
+    assert [step.filter for step in cleaned.steps] == [
+        "exact_duplicates",
+        "target_overlap",
+        "word_run_overlap",
+        "near_match",
+    ]
     assert {(rate.by, rate.group) for rate in rates} == {("source", "src"), ("domain", "d")}
     assert libraries_of(CleaningSettings()) == {}
 
@@ -101,7 +106,7 @@ def test_order_and_accounts_of_all_filters(tmp_path):
         ("like-it", "near_duplicates", "kept"),
     ]
     assert [row.id for row in cleaned.changed] == ["kept", "like-it"]
-    assert set(libraries_of(settings)) == {"datasketch", "py3langid", "phonenumbers", "detect-secrets"}
+    assert set(libraries_of(settings)) == {"py3langid", "phonenumbers", "detect-secrets"}
     write_cleaning(tmp_path / "cleaning.json", cleaned, rates, settings)
     told = json.loads((tmp_path / "cleaning.json").read_text())
     steps = {step["filter"]: step for step in told["filters"]}

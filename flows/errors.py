@@ -12,6 +12,7 @@ def exit_code(error: Exception) -> int | None:
     """
     # imported late, so that the command line starts without them
     from curate.export.licenses import LicenseError
+    from curate.records import DataError
     from curate.sources import SourceError, TooManyRejectedError
     from eval.items import ItemError
     from flows.config import ConfigError
@@ -22,6 +23,8 @@ def exit_code(error: Exception) -> int | None:
         return FAILED
     if isinstance(error, ConfigError | SourceError | ItemError | LicenseError):
         return CONFIGURATION
+    if isinstance(error, DataError):
+        return FAILED
     from train.models import ModelError  # seconds of imports, which a mistake in the configuration need not wait for
 
     if isinstance(error, ModelError):

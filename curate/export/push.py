@@ -46,7 +46,6 @@ def push_to_hub(
     if "licenses" not in manifest:
         raise ManifestError(f"{folder / MANIFEST} does not tell the rows' licences; export again with this version")
     _check_licenses(manifest["licenses"], list(allow_licenses))
-    import httpx
     import huggingface_hub
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
@@ -61,13 +60,22 @@ def push_to_hub(
         remedy = {
             401: "the token is not valid; set another in HF_TOKEN",
             403: "the token may not write there; give it the right to, or use another owner",
+            409: "the repository exists and the token may not see it; use another name",
         }.get(status or 0, "see that the hub can be reached and run again")
         raise PushError(f"{repo}: the hub refused the upload ({_line(error)}); {remedy}") from error
-    except (httpx.HTTPError, OSError) as error:
+    except Exception as error:
+        if not _of_the_network(error):
+            raise
         raise PushError(
-            f"{repo}: the upload did not finish ({type(error).__name__}: {_line(error)}); nothing was committed, see "
-            "that the hub can be reached (HF_HUB_OFFLINE) and run again"
+            f"{repo}: the upload did not finish ({type(error).__name__}: {_line(error)}); see that the hub can be "
+            "reached (HF_HUB_OFFLINE) and run again"
         ) from error
+
+
+def _of_the_network(error: BaseException) -> bool:
+    """The client's HTTP library is httpx or httpx2, by its version; neither is ours to import."""
+    libraries = {kind.__module__.partition(".")[0] for kind in type(error).__mro__}
+    return isinstance(error, OSError) or bool(libraries & {"httpx", "httpx2"})
 
 
 def _upload(api: Any, folder: Path, manifest: Mapping[str, Any], repo: str, public: bool, revision: str | None) -> str:

@@ -29,7 +29,7 @@ class Hub:
             def do_GET(self):
                 hub.answer(self)
 
-            do_HEAD = do_POST = do_GET  # noqa: N815 (http.server's names)
+            do_HEAD = do_POST = do_PUT = do_GET  # noqa: N815 (http.server's names)
 
             def log_message(self, *_):
                 pass

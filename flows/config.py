@@ -27,7 +27,7 @@ from eval.statistics import RESAMPLES
 from flows.execution import ExecutionSettings
 from flows.store.opening import DEFAULT_CACHE, check_location
 from train.names import nearest, nearest_path
-from train.settings import ExistingPath, LoraSettings, OptimizerSettings, Settings, TrainingParts
+from train.settings import AuditSettings, ExistingPath, LoraSettings, OptimizerSettings, Settings, TrainingParts
 
 
 class ConfigError(ValueError):
@@ -153,6 +153,7 @@ class RunConfig(Settings):
     model: str = Field(description="folder or hub id of the base model")
     max_length: int = Field(2048, ge=8, description="tokens per example; longer ones are cut on the right")
     data: DataSettings
+    audit: AuditSettings = AuditSettings()
     warmup: WarmupSettings = WarmupSettings()
     influence: InfluenceSettings = InfluenceSettings()
     selection: SelectionSettings = SelectionSettings()

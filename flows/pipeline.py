@@ -26,7 +26,8 @@ from flows.config import RunConfig
 from flows.report.page import REPORT_FILE, report
 from flows.runs import write_run
 from flows.stages.analysis import analyse
-from flows.stages.data import clean, encode, external_digest, ingest
+from flows.stages.data import clean, external_digest, ingest
+from flows.stages.encoding import encode
 from flows.stages.evaluation import evaluate, evaluated_models
 from flows.stages.export import DATASET, export
 from flows.stages.guard import guard

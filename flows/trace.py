@@ -22,7 +22,8 @@ from curate.records import read_examples, rows_to_encode
 from curate.sources import SourceSpec
 from curate.sources.pool import read_pool
 from flows.config import ConfigError, RunConfig
-from flows.stages.data import POOL, TARGETS, clean, encode, ingest
+from flows.stages.data import POOL, TARGETS, clean, ingest
+from flows.stages.encoding import encode
 from flows.stages.influence import JOB, gradients, warmup
 from flows.store import Accounting, StageOutput, StageStore, open_store
 from train.encoding import encode_all

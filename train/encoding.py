@@ -1,13 +1,8 @@
 """Turn a chat into token ids and the mask of what the model is trained on.
 
 Only the assistant's turns carry labels; role tags, other turns and the newline after an end-of-sequence get -100.
-Spans come from the rendered text and the tokenizer's character offsets, never from tokenising a prefix again: a
-tokenizer that merges across the boundary would shift a prefix-based mask. Two ways to find the spans, chosen by the
-template itself:
-
-* a template with `{% generation %}` blocks marks them (transformers returns the mask);
-* any other template is rendered turn by turn as *text*; the text of the first k turns must be a prefix of the whole,
-  and the answer must follow unchanged, else it is an error.
+`train.rendering` finds the turns in the rendered text; the tokenizer's character offsets carry them over to tokens,
+never a prefix tokenised again: a tokenizer that merges across the boundary would shift a prefix-based mask.
 
 A tokenizer without a chat template gets the plain form: prompt, one space unless there is white space at the joint,
 answer, end-of-sequence.
@@ -15,15 +10,17 @@ answer, end-of-sequence.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
+
+from train.audit import RowAudit
+from train.rendering import EncodingError, Finding, Rendered, plain, render, template_of
 
 IGNORED = -100
 ENCODED_SCHEMA = pa.schema(
@@ -35,11 +32,6 @@ ENCODED_SCHEMA = pa.schema(
         ("truncated", pa.bool_()),
     ]
 )
-_GENERATION_BLOCK = re.compile(r"\{%-?\s*generation\s*-?%\}")
-
-
-class EncodingError(ValueError):
-    """A chat or a template that cannot be turned into tokens and labels."""
 
 
 @dataclass(frozen=True)
@@ -59,77 +51,72 @@ class Encoded:
         return sum(label != IGNORED for label in self.labels[1:])
 
 
-def _text(tokenizer: Any, messages: Sequence[dict], **kwargs: Any) -> str:
-    return tokenizer.apply_chat_template(list(messages), tokenize=False, **kwargs)
+class ChatEncoder:
+    """Encodes chats with one tokenizer and says of each what became of it. max_length: in tokens."""
 
+    def __init__(self, tokenizer: Any, max_length: int) -> None:
+        self._tokenizer, self._max_length = tokenizer, max_length
+        added = tokenizer.added_tokens_decoder.items()
+        special = {i: token.content for i, token in added if token.special and token.content.strip()}
+        self._end_tokens = tuple(special.values())
+        self._end_ids = {*special, tokenizer.eos_token_id}
+        self._bos = tokenizer.bos_token_id
+        self._adds_bos = self._bos is not None and tokenizer("a")["input_ids"][:1] == [self._bos]
+        self._template = template_of(tokenizer)
 
-def _spans_of_turns(tokenizer: Any, messages: Sequence[dict]) -> tuple[str, list[tuple[int, int]]]:
-    """Rendered text and the (start, end) characters of the assistant's turns, for a template without generation
-    blocks."""
-    text = _text(tokenizer, messages)
-    spans = []
-    for i, message in enumerate(messages):
-        if message["role"] != "assistant":
-            continue
-        bare = _text(tokenizer, messages[:i]) if i else ""
-        prompted = _text(tokenizer, messages[:i], add_generation_prompt=True) if i else ""
-        tagged = prompted != bare and text.startswith(prompted)
-        before = prompted if tagged else bare
-        # templates may trim the content
-        found = ((text.find(part, len(before)), part) for part in (message["content"], message["content"].strip()))
-        content, answer = next(((at, part) for at, part in found if at >= 0), (-1, ""))
-        if content < 0 or not text.startswith(before):
-            raise EncodingError(
-                "the chat template rewrites earlier turns when a later one is added, or changes the answer's text, so "
-                "the answer's place in the text cannot be found; put {% generation %} ... {% endgeneration %} around "
-                "the assistant's content in it"
-            )
-        # what follows the generation prompt is the model's own; without such a prompt a role tag may come first
-        start = len(before) if tagged or not text[len(before) : content].strip() else content
-        spans.append((start, _end_of_turn(tokenizer, text, content + len(answer))))
-    return text, spans
+    def encode(self, messages: Sequence[dict], example_id: str = "", source: str = "") -> tuple[Encoded, RowAudit]:
+        """Tokens and labels, truncated on the right, and what is to be told of them. Raises `EncodingError` like
+        `encode_chat`."""
+        if self._template:
+            rendered = render(self._tokenizer, messages, example_id, self._end_tokens)
+        else:
+            rendered = plain(self._tokenizer, messages)
+        out = self._tokenizer(rendered.text, add_special_tokens=not self._template, return_offsets_mapping=True)
+        ids, kept = list(out["input_ids"]), self._max_length
+        labels, found = self._labels(ids, out["offset_mapping"], rendered)
+        row = Encoded(example_id, source, ids[:kept], labels[:kept], truncated=len(ids) > kept)
+        lost = sum(label != IGNORED for label in labels[1:]) - row.trained_tokens
+        found |= rendered.findings | self._controls(ids, messages)
+        findings = tuple(finding for finding in Finding if finding in found)
+        return row, RowAudit(example_id, source, len(row.input_ids), row.trained_tokens, lost, row.truncated, findings)
 
+    def _labels(
+        self, ids: Sequence[int], offsets: Sequence[tuple[int, int]], rendered: Rendered
+    ) -> tuple[list[int], set[Finding]]:
+        """A token is trained on when its last character lies inside a span, so a space in front that is merged with
+        the answer's first word stays with it; but not a token of white space alone that begins outside, which the
+        model is never asked for. Only the end counts: some tokenizers give a token of spaces the empty range there."""
+        text, spans = rendered.text, rendered.spans
+        found: set[Finding] = set()
+        ended = [False] * len(spans)
+        labels, k = [], 0
+        for token, (start, end) in zip(ids, offsets, strict=True):
+            while k < len(spans) and end > spans[k][1]:
+                if start < spans[k][1] and spans[k][0] < spans[k][1]:
+                    found.add(Finding.SPLIT_TOKEN)
+                k += 1
+            label = IGNORED
+            if k < len(spans) and spans[k][0] < end <= spans[k][1]:
+                seen = bool(text[start:end].strip())
+                if start >= spans[k][0] or seen:
+                    label = token
+                if start < spans[k][0] and (not seen or text[start : spans[k][0]].strip()):
+                    found.add(Finding.SPLIT_TOKEN if seen else Finding.SPACED)
+                if seen:  # a line break behind the end is no part of the turn
+                    ended[k] = token in self._end_ids
+            labels.append(label)
+        return labels, found if all(ended) else {*found, Finding.NO_END}
 
-def _end_of_turn(tokenizer: Any, text: str, end: int) -> int:
-    """`end` of the answer, moved past the end-of-sequence token, or the end-of-turn token right behind the answer."""
-    eos = tokenizer.eos_token
-    at = len(text) - len(text[end:].lstrip())
-    if eos and text.startswith(eos, at):
-        return at + len(eos)
-    special = (token.content for token in tokenizer.added_tokens_decoder.values() if token.special)
-    return end + max((len(token) for token in special if text.startswith(token, end)), default=0)
-
-
-def _plain(tokenizer: Any, messages: Sequence[dict]) -> tuple[str, list[tuple[int, int]]]:
-    """Turns joined by one space unless there is white space at the joint; end-of-sequence after each answer."""
-    eos = tokenizer.eos_token
-    if not eos:
-        raise EncodingError("the tokenizer has neither a chat template nor an end-of-sequence token; set one of them")
-    text, spans = "", []
-    for message in messages:
-        content = message["content"]
-        if text and not text[-1].isspace() and not content[:1].isspace():
-            text += " "
-        start = len(text)
-        text += content
-        if message["role"] == "assistant":
-            text += eos
-            spans.append((start, len(text)))
-    return text, spans
-
-
-def _label_by_spans(
-    offsets: Sequence[tuple[int, int]], ids: Sequence[int], spans: Sequence[tuple[int, int]]
-) -> list[int]:
-    """A token is trained on when its last character lies inside a span (so a merged leading space stays with the
-    answer). Only its end counts: some tokenizers give a token of spaces the empty range at its end."""
-    labels, k = [], 0
-    for token, (_, end) in zip(ids, offsets, strict=True):
-        while k < len(spans) and end > spans[k][1]:
-            k += 1
-        inside = k < len(spans) and spans[k][0] < end <= spans[k][1]
-        labels.append(token if inside else IGNORED)
-    return labels
+    def _controls(self, ids: Sequence[int], messages: Sequence[dict]) -> set[Finding]:
+        """Begin-of-sequence tokens that are missing or one too many, and control tokens that a turn itself holds."""
+        found = set()
+        if self._bos is not None and list(ids[:2]) == [self._bos, self._bos]:
+            found.add(Finding.DOUBLED_BOS)
+        if self._adds_bos and list(ids[:1]) != [self._bos]:
+            found.add(Finding.NO_BOS)
+        if any(token in message["content"] for message in messages for token in self._end_tokens):
+            found.add(Finding.CONTROL)
+        return found
 
 
 def encode_chat(
@@ -144,44 +131,43 @@ def encode_chat(
 
     Raises `EncodingError` when the template refuses the turns or the answer's place in the text is not known.
     """
-    template = getattr(tokenizer, "chat_template", None)
-    try:
-        if template and _GENERATION_BLOCK.search(template):
-            out = tokenizer.apply_chat_template(
-                list(messages), tokenize=True, return_dict=True, return_assistant_tokens_mask=True
-            )
-            ids = list(out["input_ids"])
-            labels = [token if keep else IGNORED for token, keep in zip(ids, out["assistant_masks"], strict=True)]
-        else:
-            text, spans = _spans_of_turns(tokenizer, messages) if template else _plain(tokenizer, messages)
-            out = tokenizer(text, add_special_tokens=not template, return_offsets_mapping=True)
-            ids = list(out["input_ids"])
-            labels = _label_by_spans(out["offset_mapping"], ids, spans)
-    except EncodingError:
-        raise
-    except Exception as error:  # jinja's own errors, and a template's raise_exception()
-        raise EncodingError(f"the chat template refused {example_id or 'a chat'}: {error}") from error
-    return Encoded(example_id, source, ids[:max_length], labels[:max_length], truncated=len(ids) > max_length)
+    return ChatEncoder(tokenizer, max_length).encode(messages, example_id, source)[0]
 
 
-def encode_all(rows: Iterable[dict], tokenizer: Any, max_length: int) -> tuple[list[Encoded], list[tuple[str, str]]]:
-    """Encode rows with `id`, `source` and `messages`; returns the usable ones and (id, reason) of the excluded ones.
+def encode_audited(rows: Iterable[dict], tokenizer: Any, max_length: int) -> tuple[list[Encoded], list[RowAudit]]:
+    """Encode rows with `id`, `source` and `messages`; returns the usable ones, and the audit of all in their order.
 
     A row whose labels are all masked has an undefined loss (0/0), so it is excluded here, before any gradient.
     """
-    encoded, excluded = [], []
+    encoder = ChatEncoder(tokenizer, max_length)
+    encoded, audits = [], []
     for row in rows:
         try:
-            one = encode_chat(row["messages"], tokenizer, max_length, example_id=row["id"], source=row["source"])
+            one, audit = encoder.encode(row["messages"], row["id"], row["source"])
         except EncodingError as error:
-            excluded.append((row["id"], str(error)))
+            kinds = (error.finding,) if error.finding else ()
+            audits.append(RowAudit(row["id"], row["source"], 0, 0, 0, False, kinds, excluded=str(error)))
             continue
         if one.trained_tokens == 0:
-            reason = "truncation removed the whole answer" if one.truncated else "the answer has no token"
-            excluded.append((row["id"], f"{reason} (max_length {max_length})"))
+            kind = Finding.CUT_AWAY if one.truncated and audit.lost_labels else _without_answer(audit)
+            reason = kind.value if kind is Finding.REWRITTEN else f"{kind.value} (max_length {max_length})"
+            findings = tuple(f for f in Finding if f in {kind, *audit.findings})
+            audits.append(replace(audit, tokens=0, findings=findings, excluded=reason))
             continue
         encoded.append(one)
-    return encoded, excluded
+        audits.append(audit)
+    return encoded, audits
+
+
+def _without_answer(audit: RowAudit) -> Finding:
+    """Why a row has no labels although nothing was cut off."""
+    return Finding.REWRITTEN if Finding.REWRITTEN in audit.findings else Finding.NO_ANSWER
+
+
+def encode_all(rows: Iterable[dict], tokenizer: Any, max_length: int) -> tuple[list[Encoded], list[tuple[str, str]]]:
+    """`encode_audited` without the audit: the usable rows, and (id, reason) of the excluded ones."""
+    encoded, audits = encode_audited(rows, tokenizer, max_length)
+    return encoded, [(audit.id, audit.excluded) for audit in audits if audit.excluded]
 
 
 def write_encoded(path: Path, rows: Iterable[Encoded]) -> None:

@@ -84,6 +84,22 @@ class LoraSettings(Settings):
         return self.targets == "all-linear" or name in self.targets
 
 
+class AuditSettings(Settings):
+    """What encoding must leave of the rows, for a run to go on."""
+
+    min_rows: float = Field(0.5, ge=0, le=1, description="smallest share of the rows that encoding must leave")
+    max_lost_labels: float = Field(
+        0.2, ge=0, le=1, description="largest share of the answers' tokens that max_length may cut off"
+    )
+    max_mismatched: float = Field(
+        0.2,
+        ge=0,
+        le=1,
+        description="largest share of rows with which the chat template does not do what they say (refused or dropped "
+        "turns, answers that change or do not end)",
+    )
+
+
 class OptimizerSettings(Settings):
     learning_rate: float = Field(1e-3, gt=0, description="peak learning rate of AdamW")
     epochs: float = Field(2.0, gt=0, description="pool draws as a multiple of the data set's rows")

@@ -19,7 +19,8 @@ from eval.tables import Comparison
 from flows.config import RunConfig
 from flows.report.browser import MAX_ROWS, by_rank
 from flows.stages.analysis import ANALYSIS, confidence_file, neighbours_file
-from flows.stages.data import AUDIT, POOL, REJECTED, REMOVED
+from flows.stages.data import POOL, REJECTED, REMOVED
+from flows.stages.encoding import AUDIT
 from flows.stages.evaluation import ENGINE, LEAKS, read_results
 from flows.stages.influence import TRUST
 from flows.stages.selection import SELECTION

@@ -25,7 +25,7 @@ from flows.store import StageOutput, StageStore
 REPORT_FILE = "report.html"
 TEMPLATES = (
     *("shell.html", "page.html", "sections.html"),
-    *("evaluation.html", "difference.html", "balance.html", "browser.html"),
+    *("evaluation.html", "difference.html", "balance.html", "browser.html", "encoding.html"),
 )
 STYLE = "page.css"
 SCRIPTS = ("page.js", "browser.js")
@@ -40,6 +40,7 @@ CODE = (
 )
 SHOWN_ROWS = 8
 SHOWN_PICKS = 5
+SHOWN_SOURCES = 20
 DOUBTFUL = 0.5  # below it a task's ranking owes more to which targets were drawn than to the task
 
 
@@ -109,6 +110,7 @@ def render(data: ReportData) -> str:
             agreement=_agreement(data.trust["checkpoints"]),
             shown=SHOWN_ROWS,
             shown_picks=SHOWN_PICKS,
+            shown_sources=SHOWN_SOURCES,
             picks=picks,
             removed_counts=Counter((row["filter"], row["source"]) for row in data.removed),
         )

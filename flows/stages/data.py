@@ -1,8 +1,7 @@
-"""The first three stages: read the sources, remove what must not be trained on, turn the rest into tokens."""
+"""The first two stages: read the sources, remove what must not be trained on."""
 
 from __future__ import annotations
 
-import json
 import logging
 from collections import Counter
 from collections.abc import Sequence
@@ -14,7 +13,7 @@ from curate import cleaning
 from curate.cleaning.shards import clean_pool
 from curate.cleaning.steps import CLEANING, libraries_of, models_of, write_cleaning
 from curate.export.licenses import LicenseError, Standing, forbidden, is_allowed, terms
-from curate.records import DataError, ExampleWriter, read_examples, rows_to_encode, write_examples, write_rejected
+from curate.records import DataError, ExampleWriter, read_examples, write_examples, write_rejected
 from curate.sources import (
     SourceReport,
     SourceSpec,
@@ -29,8 +28,6 @@ from flows.config import RunConfig
 from flows.stages.guard import HELD_OUT, read_texts, scoring, without_leaked
 from flows.stages.outside import external_digest
 from flows.store import Accounting, StageOutput, StageStore
-from train.encoding import Encoded, encode_all, write_encoded
-from train.models import load_tokenizer
 
 POOL, TARGETS, REJECTED, REMOVED = "pool.parquet", "targets.parquet", "rejected.parquet", "removed.parquet"
 CHANGED = "changed.parquet"
@@ -38,11 +35,11 @@ CLEAN_CODE = (
     "curate/records.py",
     "curate/local_or_hub.py",
     "curate/cleaning",
-    "train/encoding.py",  # batches of the filters with a model
+    *("train/audit.py", "train/encoding.py", "train/rendering.py"),  # batches of the filters with a model
     "train/models.py",
     "flows/stages/data.py",
 )
-SOURCES, EXCLUDED, AUDIT = "sources.json", "excluded.json", "audit.json"
+SOURCES = "sources.json"
 
 
 # Prefect's own logger, so that the terminal of a run shows what was read; there is none of the run outside a run.
@@ -158,50 +155,3 @@ def clean(config: RunConfig, store: StageStore, ingested: StageOutput) -> StageO
         },
         code=CLEAN_CODE,
     )
-
-
-def encode(config: RunConfig, store: StageStore, ingested: StageOutput, cleaned: StageOutput) -> StageOutput:
-    """Pool and targets as tokens and labels, with an audit of masks and truncation."""
-
-    def build(folder: Path) -> Accounting:
-        tokenizer = load_tokenizer(config.model)
-        audit: dict[str, dict] = {}
-        counts = Accounting(0, 0)
-        for name, path in ((POOL, cleaned.path / POOL), (TARGETS, ingested.path / TARGETS)):
-            examples = read_examples(path)
-            encoded, excluded = encode_all(rows_to_encode(examples), tokenizer, config.max_length)
-            if not encoded:
-                raise ValueError(
-                    f"no row of the {Path(name).stem} can be trained on; the first: {': '.join(excluded[0])}"
-                )
-            write_encoded(folder / name, encoded)
-            audit[Path(name).stem] = _audit(encoded, excluded, config.max_length)
-            if name == POOL:
-                counts = Accounting(len(examples), len(encoded), excluded=len(excluded))
-        (folder / EXCLUDED).write_text(
-            json.dumps({name: part.pop("excluded") for name, part in audit.items()}, indent=1)
-        )
-        (folder / AUDIT).write_text(json.dumps(audit, indent=1))
-        return counts
-
-    return store.run(
-        "encode",
-        build,
-        params={"max_length": config.max_length},
-        inputs={"ingest": ingested.key, "clean": cleaned.key, "model": external_digest(config.model)},
-        code=["curate/records.py", "train/encoding.py", "train/models.py", "flows/stages/data.py"],
-    )
-
-
-def _audit(encoded: Sequence[Encoded], excluded: Sequence[tuple[str, str]], max_length: int) -> dict:
-    tokens = sum(len(row.input_ids) for row in encoded)
-    trained = sum(row.trained_tokens for row in encoded)
-    return {
-        "rows": len(encoded),
-        "tokens": tokens,
-        "trained_tokens": trained,
-        "trained_share": trained / tokens,
-        "truncated_rows": sum(row.truncated for row in encoded),
-        "max_length": max_length,
-        "excluded": dict(excluded),
-    }

@@ -183,7 +183,7 @@ def evaluate(
             **task_files,
         },
         code=[
-            *("train/encoding.py", "train/losses.py", "train/models.py", "train/process.py"),
+            *("train/encoding.py", "train/losses.py", "train/models.py", "train/process.py", "train/rendering.py"),
             *("curate/cleaning", "curate/local_or_hub.py", "curate/records.py", "curate/sources"),
             *("eval", "flows/stages/evaluation.py", "flows/stages/guard.py", "flows/stages/held_out.py"),
         ],

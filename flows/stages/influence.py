@@ -34,7 +34,7 @@ SAMPLE, TRUST = "sample.parquet", "trust.json"
 FEATURES = "features"  # feature stores of all runs, beside the stages
 JOB, LOG = "job.json", "gradients.log"
 GRADIENT_CODE = [
-    "train/encoding.py",
+    *("train/audit.py", "train/encoding.py", "train/rendering.py"),
     "train/forward.py",
     "train/losses.py",
     "train/models.py",

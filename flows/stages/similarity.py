@@ -27,7 +27,7 @@ SIMILARITY_CODE = [
     "curate/scores.py",
     "curate/selection/inputs.py",
     "curate/similarity",
-    "train/encoding.py",
+    *("train/audit.py", "train/encoding.py", "train/rendering.py"),
     "train/hidden_states.py",
     "train/models.py",
     "train/moments.py",

@@ -14,7 +14,8 @@ from pathlib import Path
 import pyarrow.parquet as pq
 
 from flows.config import RunConfig, load_config
-from flows.stages.data import clean, encode, ingest
+from flows.stages.data import clean, ingest
+from flows.stages.encoding import encode
 from flows.stages.export import DATASET, export
 from flows.stages.selection import select
 from flows.stages.similarity import similarity

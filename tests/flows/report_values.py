@@ -17,6 +17,18 @@ from flows.report.data import Arm, Pick, ReportData
 from flows.store import StageOutput
 from tests.flows.step_records import step_records
 
+ENCODED = {
+    "rows_in": 99,
+    "rows": 98,
+    "excluded_rows": 1,
+    "tokens": 4000,
+    "trained_tokens": 1000,
+    "trained_share": 0.25,
+    "lost_labels": 55,
+    "lost_share": 0.052,
+    "truncated_rows": 3,
+    "findings": {"truncation removed the whole answer": 1, "end of turn not trained": 7},
+}
 EVIL = "<script>alert('source')</script>"
 
 
@@ -168,9 +180,7 @@ def report_data(tmp_path, source="trivia", compared=None, **changes):
         },
         "comparison": compared or comparison(),
         "engine": {"backend": "vllm", "device": "cpu", "dtype": "bfloat16"},
-        "audit": {
-            "pool": {"rows": 98, "tokens": 4000, "trained_tokens": 1000, "trained_share": 0.25, "truncated_rows": 3}
-        },
+        "audit": {"pool": {**ENCODED, "sources": {source: ENCODED}}},
         "rejected": [{"origin": f"{source}.jsonl:3", "id": "", "reason": f"no {source} turn", "excerpt": ""}],
         "conversations": {row: conversation(row, source) for row in ("row-1", "row-7")},
         "cleaning": {"flags": {"ratio": 2.0, "alpha": 0.01}, "filters": filters},

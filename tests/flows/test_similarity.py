@@ -13,7 +13,8 @@ from curate.scores import read_scores, read_summary
 from curate.selection import METHODS
 from curate.selection.inputs import INPUTS, POOLED
 from flows.config import load_config
-from flows.stages.data import POOL, TARGETS, clean, encode, ingest
+from flows.stages.data import POOL, TARGETS, clean, ingest
+from flows.stages.encoding import encode
 from flows.stages.similarity import similarity
 from flows.store import StageOutput, StageStore
 from train.encoding import read_encoded

@@ -6,6 +6,8 @@ import hashlib
 import json
 from dataclasses import replace
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import yaml
 
@@ -183,3 +185,18 @@ def test_lists_that_do_not_belong_together(tmp_path, examples, rows, message):
 def test_licences_and_pool_counts():
     assert hub_license("CC-BY-SA-4.0") == "cc-by-sa-4.0" and hub_license("my own") == "other"
     assert pool_sources(POOL) == (PoolSource("we|b", "MIT", 8), PoolSource("books", "CC-BY-SA-3.0 (Stack Overflow)", 4))
+
+
+def test_many_rows_and_a_very_long_one_are_written_by_groups_in_order(tmp_path):
+    turns = (Message("user", "?"), Message("assistant", "!"))
+    many = [Example(f"r{n}", "s", turns, "MIT", "d", f"f:{n + 1}") for n in range(2500)]
+    many[7] = replace(many[7], messages=(Message("user", "?"), Message("assistant", "数" * 190_000)))
+    rows = [{"id": example.id, "rank": n, "utility": None, "task": None} for n, example in enumerate(many)]
+    card = CardInfo("T", "S.", "M.", pool_sources(many))
+    export_dataset(tmp_path, many, rows, card, settings=ExportSettings(rows_per_shard=2100))
+    first, second = (pq.ParquetFile(tmp_path / f"data/train-0000{n}-of-00002.parquet") for n in range(2))
+    sizes = [[file.metadata.row_group(k).num_rows for k in range(file.num_row_groups)] for file in (first, second)]
+    assert sizes == [[1000, 1000, 100], [400]]
+    table = pa.concat_tables([first.read(), second.read()])
+    assert table["id"].to_pylist() == [example.id for example in many]
+    assert table["messages"][7].as_py()[1]["content"] == "数" * 190_000

@@ -83,6 +83,7 @@ def load(folder: Path, **changes) -> RunConfig:
         "store": str(folder / "store"),
         "model": str(ROOT / "demo/model"),
         "max_length": 256,
+        "audit.max_lost_labels": 0.9,
         "data.pool": [
             {
                 "path": str(folder / "pool.jsonl"),

@@ -60,13 +60,19 @@ def pool_sources(
     attributions: Mapping[str, Sequence[str]] | None = None,
     revisions: Mapping[str, str] | None = None,
 ) -> tuple[PoolSource, ...]:
+    """`counted_sources` of examples."""
+    counts = Counter((example.source, example.license) for example in examples)
+    return counted_sources(counts, attributions or {}, revisions or {})
+
+
+def counted_sources(
+    counts: Mapping[tuple[str, str], int], attributions: Mapping[str, Sequence[str]], revisions: Mapping[str, str]
+) -> tuple[PoolSource, ...]:
     """Rows per source and licence, most rows first, then by name. attributions: source -> whom to name for its rows;
     revisions: source -> hub commit."""
-    named, commits = attributions or {}, revisions or {}
-    counts = Counter((example.source, example.license) for example in examples)
     ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
     return tuple(
-        PoolSource(source, license, rows, tuple(named.get(source, ())), commits.get(source, ""))
+        PoolSource(source, license, rows, tuple(attributions.get(source, ())), revisions.get(source, ""))
         for (source, license), rows in ordered
     )
 

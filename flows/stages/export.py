@@ -14,9 +14,10 @@ import pyarrow.parquet as pq
 
 from curate.cleaning import read_changed, read_removed
 from curate.cleaning.steps import CLEANING
-from curate.export import CardInfo, Trail, export_dataset, pool_sources
+from curate.export import CardInfo, Trail, export_dataset
+from curate.export.card import counted_sources
 from curate.export.markdown import plain
-from curate.records import Example, read_examples
+from curate.records import Example, examples_of, read_examples
 from curate.selection.inputs import INPUTS
 from curate.sources.report import SourceReport, attributions, languages, read_reports, revisions
 from flows.config import RunConfig
@@ -45,15 +46,16 @@ def export(
 
     def build(folder: Path) -> Accounting:
         reports = read_reports(ingested.path / SOURCES)
-        pool = {example.id: example for example in read_examples(cleaned.path / POOL)}
         rows = pq.read_table(selected.path / SELECTION).to_pylist()
+        pool = _examples(cleaned.path / POOL, {row["id"] for row in rows})
         chosen = [pool[row["id"]] for row in rows]
+        scorable = pq.read_metadata(cleaned.path / POOL).num_rows
         capabilities = sorted({str(t.capability) for t in read_examples(ingested.path / TARGETS)})
         card = CardInfo(
             title=f"{config.name}: {method} selection",
             name=f"{config.name}-{method}",
             summary=(
-                f"{len(rows):,} of {len(pool):,} instruction conversations, selected for balance over "
+                f"{len(rows):,} of {scorable:,} instruction conversations, selected for balance over "
                 f"{', '.join(plain(name) for name in capabilities)}. Made with Equipoise."
             ),
             method=(
@@ -61,9 +63,9 @@ def export(
                 f"Scores: {_scores_in_words(config, method)}"
                 + ("; BIDS (arXiv 2501.12147) balances them over the targets." if method == "bids" else ".")
             ),
-            pool=pool_sources(read_examples(ingested.path / POOL), attributions(reports), revisions(reports)),
+            pool=counted_sources(_counts(ingested.path / POOL), attributions(reports), revisions(reports)),
             read=sum(report.rows for report in reports if report.use == "pool"),
-            fates=_fates(reports, cleaned, len(pool), selected),
+            fates=_fates(reports, cleaned, scorable, selected),
             gaps=_gaps(config, encoded, matrix),
             languages=_languages(chosen, languages(reports)),
         )
@@ -102,6 +104,22 @@ def export(
             "flows/stages/export.py",
         ],
     )
+
+
+def _examples(path: Path, ids: set[str]) -> dict[str, Example]:
+    """The examples with these ids; of the others no more than a row group is ever in memory."""
+    wanted = pa.array(sorted(ids), pa.string())
+    with pq.ParquetFile(path) as file:
+        groups = (file.read_row_group(number) for number in range(file.num_row_groups))
+        parts = (group.filter(pc.is_in(group["id"], wanted)) for group in groups)
+        return {example.id: example for part in parts for example in examples_of(part)}
+
+
+def _counts(path: Path) -> dict[tuple[str, str], int]:
+    """Rows per source and licence."""
+    table = pq.read_table(path, columns=["source", "license", "id"])
+    found = table.group_by(["source", "license"]).aggregate([("id", "count")]).to_pylist()
+    return {(row["source"], row["license"]): row["id_count"] for row in found}
 
 
 def _fates(

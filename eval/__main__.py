@@ -13,12 +13,14 @@ from pathlib import Path
 
 from eval.errors import EvaluationError
 from eval.request import check_paths, parse_request, write_json
+from train.process import end_with_parent
 
 
 def main(arguments: list[str]) -> int:
     if len(arguments) != 2:
         print("usage: python -m eval REQUEST.json RESPONSE.json", file=sys.stderr)
         return 2
+    end_with_parent()
     source, destination = map(Path, arguments)
     try:
         request = parse_request(source.read_text(encoding="utf-8"), origin=str(source))

@@ -307,6 +307,30 @@ def push(
 
 
 @app.command()
+def gc(
+    store: StoreOption = DEFAULT_STORE,
+    keep: Annotated[
+        int | None, typer.Option(min=1, help="latest runs of each name to keep", show_default="all")
+    ] = None,
+    keep_days: Annotated[
+        float | None, typer.Option(min=0, help="keep runs that ended in these last days", show_default="all")
+    ] = None,
+    unrecorded_days: Annotated[
+        float, typer.Option(min=0, help="how long to keep what no recorded run refers to, since its last use")
+    ] = 14.0,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="only show what would go (the default)")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="remove it")] = False,
+) -> None:
+    """Show or remove what no kept run of a store refers to: outputs, leftovers of interrupted runs, feature shards."""
+    with _user_errors():
+        from flows.gc import collect
+
+        remove = yes and not dry_run
+        found = collect(store, keep=keep, keep_days=keep_days, unrecorded_days=unrecorded_days, remove=remove)
+        typer.echo(found.in_words(remove))
+
+
+@app.command()
 def serve(
     config: ConfigArgument,
     cron: Annotated[str, typer.Option(help="schedule, for example '0 2 * * *'")],

@@ -96,7 +96,7 @@ def write_run(config: RunConfig, stages: Mapping[str, StageOutput]) -> Path | No
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(folder / ".lock"):
             _fetch_records(store, config.name)
-            number = 1 + max((_order(path)[0] for path in folder.glob("*.json")), default=0)
+            number = 1 + max((order_of(path)[0] for path in folder.glob("*.json")), default=0)
             now = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
             path = folder / f"{number:04d}-{now}.json"
             partial = path.with_suffix(".partial")
@@ -120,7 +120,7 @@ def find_run(reference: str, store: str | Path) -> Run:
     """
     path = Path(reference)
     if path.suffix == ".json" or path.is_file():
-        return _read(path)
+        return read_run(path)
     name, _, moment = reference.partition("@")
     if not is_name(name):
         raise ConfigError(f"{name!r} cannot be a run's name: letters, digits, '_', '.', '-', the first no '.' or '-'")
@@ -131,12 +131,12 @@ def find_run(reference: str, store: str | Path) -> Run:
         names = _run_names(opened)
         known = f"; runs there: {', '.join(names)}{nearest(name, names)}" if names else "; no run was recorded there"
         raise ConfigError(f"no run {name!r} in the store {opened.name}{known}")
-    records = sorted(folder.glob("*.json"), key=_order)
+    records = sorted(folder.glob("*.json"), key=order_of)
     asked = [path for path in records if path.name.startswith(moment) or _moment(path).startswith(moment)]
     if not asked:
         times = ", ".join(path.stem for path in records)
         raise ConfigError(f"run {name!r} has none at {moment!r}; it ended at {times}")
-    return _read(asked[-1], opened)
+    return read_run(asked[-1], opened)
 
 
 def _run_names(store: StageStore) -> list[str]:
@@ -154,7 +154,7 @@ def _fetch_records(store: StageStore, name: str) -> None:
     store.mirror.download({path: store.root / path for path in found if not (store.root / path).exists()})
 
 
-def _order(record: Path) -> tuple[int, str, int]:
+def order_of(record: Path) -> tuple[int, str, int]:
     """By number; older records, which have none, come first and by time, those of one second by place."""
     found = _NAME.fullmatch(record.stem)
     if found is None:
@@ -170,14 +170,14 @@ def _moment(record: Path) -> str:
 
 def _same_run(folder: Path, stages: Mapping[str, StageOutput]) -> Path | None:
     keys = {name: output.key for name, output in stages.items()}
-    for path in sorted(folder.glob("*.json"), key=_order, reverse=True):
+    for path in sorted(folder.glob("*.json"), key=order_of, reverse=True):
         with contextlib.suppress(ConfigError):
-            if {name: output.key for name, output in _read(path).stages.items()} == keys:
+            if {name: output.key for name, output in read_run(path).stages.items()} == keys:
                 return path
     return None
 
 
-def _read(path: Path, store: StageStore | None = None) -> Run:
+def read_run(path: Path, store: StageStore | None = None) -> Run:
     try:
         told = json.loads(path.read_text(encoding="utf-8"))
         if told.get("format", 0) not in range(FORMAT + 1):

@@ -12,7 +12,6 @@ import importlib.util
 import json
 import math
 import os
-import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -38,7 +37,8 @@ from train.models import (
     save_merged,
 )
 from train.moments import SaveMoments
-from train.resume import drop_incomplete, last_checkpoint
+from train.process import end_with_parent
+from train.resume import discard, drop_incomplete, last_checkpoint
 from train.settings import MIXTURE_LOG, TrainJob, faults
 from train.setup_checks import TrainingError
 from train.trainer import BalancedTrainer
@@ -153,13 +153,14 @@ def run(job: TrainJob) -> None:
         if job.lora.quantization != "none":  # merge into the weights that were rounded, not into the rounded ones
             adapter = load_adapter(load_base(job.model), job.output / "adapter")
         save_merged(adapter, tokenizer, job.output / "merged")
-    shutil.rmtree(job.output / RESUME, ignore_errors=True)
+    discard(job.output / RESUME)
 
 
 def main() -> int:
     if len(sys.argv) != 2:
         print("usage: accelerate launch -m train JOB.json", file=sys.stderr)
         return 2
+    end_with_parent()
     try:
         job = TrainJob.model_validate_json(Path(sys.argv[1]).read_text())
         run(job)

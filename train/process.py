@@ -1,12 +1,17 @@
 """Run a child process, keep its output in a log file and hand every line on while it runs.
 
 Training and evaluation are processes of their own, so that their memory is free afterwards. A redraw of a progress bar
-counts as a line. The child is ended when the parent is interrupted.
+counts as a line. The child is ended when the parent is interrupted, and ends itself when the parent was killed: left
+alone, it would go on writing where the next run works.
 """
 
 from __future__ import annotations
 
+import os
+import select
+import socket
 import subprocess
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -14,6 +19,7 @@ ERROR_PREFIX = "error: "
 CURSOR_UP = "\x1b[A"  # how nested progress bars redraw
 TAIL_LINES = 15
 GRACE_SECONDS = 5
+PARENT = "EQUIPOISE_PARENT"  # host:pid of the process that waits for this one, also through a launcher
 
 
 def run_process(
@@ -31,7 +37,7 @@ def run_process(
         list(command),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        env=None if environment is None else dict(environment),
+        env={**(os.environ if environment is None else environment), PARENT: f"{socket.gethostname()}:{os.getpid()}"},
         text=True,
         encoding="utf-8",
         errors="replace",
@@ -49,6 +55,25 @@ def run_process(
     finally:
         if child.poll() is None:
             _end(child)
+
+
+def end_with_parent() -> None:
+    """End this process as soon as the one that started it by `run_process` on this machine is gone."""
+    host, _, pid = os.environ.get(PARENT, "").rpartition(":")
+    if host == socket.gethostname():
+        threading.Thread(target=_watch, args=(int(pid),), name="end-with-parent", daemon=True).start()
+
+
+def _watch(pid: int) -> None:
+    try:
+        descriptor = os.pidfd_open(pid)
+    except ProcessLookupError:
+        pass  # it is gone already
+    except (AttributeError, OSError):
+        return  # no Linux, or an old one
+    else:
+        select.select([descriptor], [], [])
+    os._exit(1)
 
 
 def _end(child: subprocess.Popen) -> None:

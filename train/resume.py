@@ -41,6 +41,13 @@ def drop_incomplete(folder: Path) -> None:
             shutil.rmtree(path)
 
 
+def discard(folder: Path) -> None:
+    """Remove all checkpoints: first what makes them count, or a kill in between would leave one that lacks files."""
+    for path in checkpoint_folders(folder):
+        (path / STATE_FILE).unlink(missing_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
 def write_state(checkpoint: Path, state: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
     """Complete a checkpoint. arrays: float64, kept to the last bit."""
     save_file(dict(arrays), checkpoint / ARRAYS_FILE)

@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from curate.influence.job import Worker, run_job
 from curate.influence.settings import GradientJob
+from train.process import end_with_parent
 from train.settings import faults
 
 LONGEST_WAIT = timedelta(days=7)  # a process that is done waits for the slowest one
@@ -35,6 +36,7 @@ def main() -> int:
     if len(sys.argv) != 2:
         print("usage: [accelerate launch] python -m curate.influence JOB.json", file=sys.stderr)
         return 2
+    end_with_parent()
     try:
         job = GradientJob.model_validate_json(Path(sys.argv[1]).read_text())
     except ValidationError as error:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
@@ -19,6 +20,7 @@ import numpy as np
 from curate.influence.checkpoints import Checkpoint
 from curate.influence.engine import open_engine
 from curate.influence.features import FeatureIdentity, FeatureStore
+from curate.influence.features.store import IDENTITY
 from curate.influence.projection import Projection, make_projection
 from curate.influence.rows import Rows, content_digest
 from curate.influence.scoring import Engine, TargetGradients, score_rows, target_gradients
@@ -26,6 +28,8 @@ from curate.influence.settings import CheckpointOutcome, GradientJob
 from curate.influence.target_side import TargetSide
 from train.encoding import read_encoded
 from train.models import load_tokenizer
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -60,6 +64,7 @@ class CheckpointPass:
 
     def verify(self) -> None:
         """Set damaged shards aside, so that their rows are missing."""
+        _mend_identity(self.folder, self.identity)
         FeatureStore(self.folder, self.identity).verify()
 
     def plan(self) -> Plan:
@@ -204,6 +209,17 @@ class CheckpointPass:
     @property
     def _empty_columns(self) -> list[int]:
         return [j for j, row in enumerate(self.rows.targets) if row.id in self.unit_targets.excluded]
+
+
+def _mend_identity(folder: Path, identity: FeatureIdentity) -> None:
+    """Write a damaged or missing identity again: the folder is named for what it holds."""
+    path, text = folder / IDENTITY, identity.model_dump_json(indent=1)
+    if not folder.is_dir() or (path.exists() and path.read_text(errors="replace") == text):
+        return
+    logger.warning("%s is damaged or missing: it is written again", path)
+    partial = path.with_suffix(".partial")
+    partial.write_text(text)
+    partial.replace(path)
 
 
 def _tokenizer_digest(model: str) -> str:

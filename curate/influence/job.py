@@ -86,5 +86,11 @@ def write_outcomes(folder: Path, outcomes: Sequence[CheckpointOutcome]) -> None:
     (folder / OUTCOME).write_text(text)
 
 
+def feature_folders(job: GradientJob) -> list[Path]:
+    """The folders under `job.features` that the job reads and fills, one per checkpoint; no model is loaded."""
+    rows, checkpoints = read_job_rows(job), load_checkpoints(job)
+    return [CheckpointPass(job, rows, number, each).folder for number, each in enumerate(checkpoints)]
+
+
 def read_outcomes(folder: Path) -> list[CheckpointOutcome]:
     return [CheckpointOutcome.model_validate(each) for each in json.loads((folder / OUTCOME).read_text())]

@@ -12,7 +12,9 @@ logger = logging.getLogger(__name__)
 
 def seal(partial: Path, path: Path) -> None:
     """Give a finished file its name, with its checksum beside it; a process killed in between leaves no sealed file."""
-    _checksum(path).write_text(_digest(partial))
+    checksum = partial.with_name(f"{partial.name}.sha256")
+    checksum.write_text(_digest(partial))
+    checksum.replace(_checksum(path))  # never written in place: runs keep links to the file that was there
     partial.replace(path)
 
 

@@ -100,7 +100,9 @@ class CheckpointOutcome(Settings):
     store: Path = Field(description="feature store of the checkpoint, or a copy by links that the run keeps")
     identity: FeatureIdentity
     weight: float = Field(description="share in the matrix: mean learning rate used, normalised over checkpoints")
-    rows_found: int = Field(description="rows that earlier runs had left in the store")
+    rows_found: int = Field(
+        0, description="rows that earlier runs had left in the store; not written down, where outputs must be the same"
+    )
     excluded: dict[str, str]
     small_v_share: float | None = Field(description="share of coordinates with v' below eps (Adam rules)")
     out_of_memory: int = Field(description="how often a batch was halved")

@@ -51,15 +51,17 @@ class TargetSide:
         """Write what is missing or damaged."""
         path, noise = features_file(self.folder, self.rows), self._noise_file
         with FileLock(self.folder / ".targets.lock"):
-            if not is_sealed(path):
+            if not (is_sealed(path) and is_sealed(path.with_suffix(".json"))):
                 arrays, excluded = self._arrays()
-                path.with_suffix(".json").write_text(json.dumps(excluded, indent=1))
-                save_file(arrays, path.with_suffix(".partial"))
-                seal(path.with_suffix(".partial"), path)
-            if self.projection and not noise.exists():
+                partial = path.with_suffix(".partial")
+                partial.write_text(json.dumps(excluded, indent=1))
+                seal(partial, path.with_suffix(".json"))
+                save_file(arrays, partial)
+                seal(partial, path)
+            if self.projection and not is_sealed(noise):
                 text = json.dumps(self._measure_noise(self.projection, read_target_features(self.folder, self.rows)))
                 noise.with_suffix(".partial").write_text(text)
-                noise.with_suffix(".partial").replace(noise)
+                seal(noise.with_suffix(".partial"), noise)
 
     def excluded(self) -> dict[str, str]:
         """Target id -> reason."""

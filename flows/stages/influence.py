@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from curate.influence import attribution_matrix, write_attribution
 from curate.influence.attribution import ScaledRows, SketchCosines
 from curate.influence.features import BlockSource, FeatureStore
-from curate.influence.job import OUTCOME, read_outcomes
+from curate.influence.job import OUTCOME, feature_folders, read_outcomes
 from curate.influence.reliability import reliability
 from curate.influence.rows import Rows, read_rows
 from curate.influence.settings import GradientJob
@@ -26,6 +26,7 @@ from flows.config import RunConfig
 from flows.stages.data import POOL, TARGETS, external_digest
 from flows.stages.training import launch, launch_training
 from flows.store import Accounting, StageOutput, StageStore, source_digest
+from flows.store.features import shared
 from train.encoding import read_encoded, write_encoded
 from train.moments import checkpoint_folders
 from train.settings import TrainJob
@@ -102,13 +103,15 @@ def gradients(config: RunConfig, store: StageStore, encoded: StageOutput, warmed
             settings=settings,
         )
         (folder / JOB).write_text(job.model_dump_json(indent=1))
-        launch("curate.influence", folder / JOB, settings.accelerate, folder / LOG, "gradients")
+        with shared(store.mirror, store.root, feature_folders(job) if store.mirror else []):
+            launch("curate.influence", folder / JOB, settings.accelerate, folder / LOG, "gradients")
         outcomes = []
         for number, outcome in enumerate(read_outcomes(folder), start=1):
             kept = folder / f"checkpoint-{number}"
             _link_store(outcome.store, kept)
             outcomes.append(outcome.model_copy(update={"store": Path(kept.name)}))
-        text = json.dumps([outcome.model_dump(mode="json") for outcome in outcomes], indent=1)
+        told = [outcome.model_dump(mode="json", exclude={"rows_found"}) for outcome in outcomes]
+        text = json.dumps(told, indent=1)
         (folder / OUTCOME).write_text(text)
         pool = pq.read_table(encoded.path / POOL, columns=["id"])["id"].to_pylist()
         excluded = set().union(*(outcome.excluded for outcome in outcomes))

@@ -25,7 +25,7 @@ from curate.influence.features.shard import (
     PARTIAL,
     DamagedShardError,
     Shard,
-    check_bytes,
+    check_files,
     is_shard,
     make_durable,
     open_shard,
@@ -111,7 +111,7 @@ class FeatureStore:
         """
         for shard in self._shards[:]:
             try:
-                check_bytes(shard)
+                check_files(shard.path)
             except DamagedShardError as error:
                 self._set_aside(shard.path, error)
                 self._shards.remove(shard)

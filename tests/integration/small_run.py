@@ -1,0 +1,140 @@
+"""A small whole run with its real parts (training, gradients, evaluation on held-out items), and a parent to fork it
+from: about twenty seconds on two idle cores, most of it imports of the training and gradient processes."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from queue import Queue
+
+import pyarrow.parquet as pq
+
+ROOT = Path(__file__).parents[2]
+NAME, METHODS = "small", ("bids", "random")
+SHARD_ROWS = 8
+PATIENCE_S = 1200  # on a machine with much else to do
+STAGES = (
+    *("ingest", "clean", "encode", "warmup", "gradients", "attribution"),
+    *("select-bids", "export-bids", "select-random", "export-random", "analysis"),
+    *("finetune-bids", "finetune-random", "evaluate", "report"),
+)
+
+
+def write_config(folder: Path, store: str | Path) -> dict:
+    """The configuration of the run, with its data cut from the demo's into `folder`."""
+    sizes = {"pool": 48, "targets": 16, "eval/knowledge": 8}
+    for name, count in sizes.items():
+        table = pq.read_table(ROOT / f"demo/data/{name}.parquet")
+        step = len(table) // count  # rows of every capability
+        pq.write_table(table.take(list(range(0, step * count, step))), folder / f"{Path(name).name}.parquet")
+    return {
+        "name": NAME,
+        "store": str(store),
+        "model": str(ROOT / "demo/model"),
+        "max_length": 96,
+        "data": {
+            "pool": [{"path": str(folder / "pool.parquet")}],
+            "targets": [{"path": str(folder / "targets.parquet")}],
+        },
+        "warmup": {
+            "fraction": 0.5,
+            "checkpoints": 2,
+            "optimizer": {"learning_rate": 1e-3, "epochs": 2, "batch_size": 4},
+        },
+        "influence": {"shard_rows": SHARD_ROWS},
+        "selection": {"methods": list(METHODS), "budget": 16},
+        "finetune": {"save_every": 2, "optimizer": {"learning_rate": 1e-3, "epochs": 3, "batch_size": 4}},
+        "evaluation": {"items": [str(folder / "knowledge.parquet")], "resamples": 100},
+    }
+
+
+class Forker:
+    """The parent of `forked_runs`; one run at a time."""
+
+    def __init__(self, folder: Path) -> None:
+        self.log = folder / "runs.log"
+        own = {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "OMP_WAIT_POLICY": "PASSIVE", "KMP_BLOCKTIME": "0"}
+        self.process = subprocess.Popen(
+            [sys.executable, str(Path(__file__).with_name("forked_runs.py"))],
+            cwd=ROOT,
+            env=os.environ | own,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        self.group: int | None = None  # of the run that is under way
+        self.answers: Queue[dict] = Queue()
+        threading.Thread(target=self._listen, daemon=True).start()
+
+    def _listen(self) -> None:
+        for line in self.process.stdout:
+            self.answers.put(json.loads(line))
+        self.answers.put({"pid": None, "code": "the parent has ended"})
+
+    def start(self, config: dict, launcher: bool = False) -> int:
+        """Process group of a run that has just begun. launcher: training and gradients by `accelerate launch`."""
+        self.log.write_text("")
+        self.process.stdin.write(json.dumps({"config": config, "log": str(self.log), "launcher": launcher}) + "\n")
+        self.process.stdin.flush()
+        self.group = self.answers.get(timeout=PATIENCE_S)["pid"]
+        return self.group
+
+    def wait(self) -> int:
+        code = self.answers.get(timeout=PATIENCE_S)["code"]
+        self.group = None
+        return code
+
+    def run(self, config: dict, launcher: bool = False) -> tuple[int, str]:
+        """Exit code and output of a run."""
+        self.start(config, launcher)
+        return self.wait(), self.log.read_text(errors="replace")
+
+    def close(self) -> None:
+        if self.group:
+            kill(self.group)
+        self.process.stdin.close()
+        self.process.wait(60)
+
+
+def kill(group: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(group, signal.SIGKILL)
+
+
+def record(store: Path) -> dict:
+    """The latest run's record."""
+    return json.loads(max((store / "runs" / NAME).glob("*.json")).read_text())
+
+
+def outputs(store: Path) -> dict[str, Path]:
+    """Folder of every stage of the latest run."""
+    return {name: store / one["stage"] / one["key"] for name, one in record(store)["stages"].items()}
+
+
+SECONDS = re.compile(r'("(?:\w*seconds\w*|\w*_runtime|\w*_per_second|finished|time|total_flos)": )("[^"]*"|[\d.eE+-]+)')
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every file of a stage without what tells the time: logs of processes (their bars), seconds and dates."""
+    found = {}
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        if path.is_dir() or path.suffix == ".log":
+            continue
+        content = path.read_bytes()
+        if name == "manifest.json":
+            told = json.loads(content)
+            content = json.dumps({k: told[k] for k in ("stage", "key", "params", "inputs", "code", "rows")}).encode()
+        elif path.suffix in (".json", ".jsonl"):
+            content = SECONDS.sub(r"\1_", content.decode()).encode()
+        elif path.suffix == ".html":
+            content = re.sub(r"[\d.,]+ ?(?:s|min|seconds|minutes)\b", "_", content.decode()).encode()
+        found[name] = content
+    return found

@@ -1,14 +1,17 @@
 """What a killed run needs to go on exactly, beside what `transformers.Trainer` already saves.
 
-A checkpoint folder counts only when it holds this state: it is written last and renamed into place, so a kill in the
-middle of a save leaves a folder that is ignored. The state is JSON and arrays in safetensors; nothing is unpickled
+A checkpoint folder counts only when it holds this state, which is written last and renamed into place, and when all its
+files are as their checksums say: a kill in the middle of a save, or a loss of power after it, leaves a folder that is
+passed over. The state is JSON and arrays in safetensors; nothing is unpickled
 here. A resume under another job, world size, source list or feature is refused, by name, since it could not give the
 same adapter.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
+import logging
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,7 +24,9 @@ from train.moments import checkpoint_folders
 
 STATE_FILE = "balance.json"
 ARRAYS_FILE = "balance.safetensors"
+CHECKSUMS_FILE = "checksums.json"
 FORMAT = 1
+logger = logging.getLogger(__name__)
 
 
 class ResumeError(ValueError):
@@ -29,16 +34,42 @@ class ResumeError(ValueError):
 
 
 def last_checkpoint(folder: Path) -> Path | None:
-    """The newest complete checkpoint under `folder`, or None."""
-    complete = [path for path in checkpoint_folders(folder) if (path / STATE_FILE).exists()]
-    return complete[-1] if complete else None
+    """The newest complete and undamaged checkpoint under `folder`, or None."""
+    return next((path for path in reversed(checkpoint_folders(folder)) if is_intact(path)), None)
 
 
 def drop_incomplete(folder: Path) -> None:
-    """Remove what a kill in the middle of a save left behind."""
+    """Remove what a kill in the middle of a save left behind, and what is damaged."""
     for path in checkpoint_folders(folder):
-        if not (path / STATE_FILE).exists():
+        if not is_intact(path):
             shutil.rmtree(path)
+
+
+def is_intact(checkpoint: Path) -> bool:
+    """Whether a checkpoint was finished and every file of it is as it was written; damage is reported."""
+    if not (checkpoint / STATE_FILE).exists():
+        return False
+    try:
+        expected = json.loads((checkpoint / CHECKSUMS_FILE).read_text())
+        damaged = [name for name, digest in expected.items() if _digest(checkpoint / name) != digest]
+    except (OSError, ValueError, AttributeError) as error:
+        damaged = [str(error)]
+    if damaged:
+        logger.warning("%s is damaged (%s) and passed over", checkpoint, damaged[0])
+    return not damaged
+
+
+def seal(checkpoint: Path, state: Path) -> None:
+    """Write the checksums of all files, with those of `state`, which is to become `STATE_FILE`."""
+    files = sorted(path for path in checkpoint.rglob("*") if path.is_file())
+    own = {CHECKSUMS_FILE, STATE_FILE, state.name}
+    digests = {path.relative_to(checkpoint).as_posix(): _digest(path) for path in files if path.name not in own}
+    (checkpoint / CHECKSUMS_FILE).write_text(json.dumps({**digests, STATE_FILE: _digest(state)}, indent=1))
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def discard(folder: Path) -> None:
@@ -53,6 +84,7 @@ def write_state(checkpoint: Path, state: Mapping[str, Any], arrays: Mapping[str,
     save_file(dict(arrays), checkpoint / ARRAYS_FILE)
     unfinished = checkpoint / f"{STATE_FILE}.partial"
     unfinished.write_text(json.dumps({"format": FORMAT, **state}))
+    seal(checkpoint, unfinished)
     unfinished.rename(checkpoint / STATE_FILE)
 
 

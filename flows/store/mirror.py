@@ -39,11 +39,11 @@ class Mirror:
     environment.
     """
 
-    def __init__(self, url: str, patience_s: float = PATIENCE_S) -> None:
+    def __init__(self, url: str, patience_s: float | None = None) -> None:
         import fsspec
 
         self.url = url.rstrip("/")
-        self.patience_s = patience_s
+        self.patience_s = PATIENCE_S if patience_s is None else patience_s
         protocol = url.partition("://")[0]
         try:
             self._files, base = fsspec.url_to_fs(self.url, **OPTIONS.get(protocol, {}))

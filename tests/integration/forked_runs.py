@@ -1,9 +1,10 @@
 """A parent with the heavy modules loaded that forks the pipeline once for every line on its standard input.
 
-A line is JSON: `config` (of a run), `log` (a file) and `launcher`. The child is the leader of its own process group, so
-that it can be killed with all that it starts. What is left out is what takes seconds and touches no store: Prefect,
-whose wrappers are taken off the flows, and, unless `launcher` is true, `accelerate launch` and a new interpreter, so
-that the training and gradient processes are forked too. Answers `{"pid": ...}` at once and `{"code": ...}` at the end.
+A line is JSON: `config` (of a run), `log` (a file), `environment` and `launcher`. The child is the leader of its own
+process group, so that it can be killed with all that it starts. What is left out is what takes seconds and touches no
+store: Prefect, whose wrappers are taken off the flows, and, unless `launcher` is true, `accelerate launch` and a new
+interpreter, so that the training and gradient processes are forked too. Answers `{"pid": ...}` at once and
+`{"code": ...}` at the end.
 """
 
 from __future__ import annotations
@@ -105,6 +106,7 @@ def main() -> None:
         if child == 0:
             os.setsid()
             told = json.loads(line)
+            os.environ.update(told["environment"])
             _write_to(told["log"], os.O_APPEND)
             if not told["launcher"]:
                 training.launch = influence.launch = launch

@@ -11,8 +11,10 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Mapping
 from pathlib import Path
 from queue import Queue
+from typing import Any
 
 import pyarrow.parquet as pq
 
@@ -78,10 +80,11 @@ class Forker:
             self.answers.put(json.loads(line))
         self.answers.put({"pid": None, "code": "the parent has ended"})
 
-    def start(self, config: dict, launcher: bool = False) -> int:
+    def start(self, config: dict, launcher: bool = False, environment: Mapping[str, str] | None = None) -> int:
         """Process group of a run that has just begun. launcher: training and gradients by `accelerate launch`."""
         self.log.write_text("")
-        self.process.stdin.write(json.dumps({"config": config, "log": str(self.log), "launcher": launcher}) + "\n")
+        told = {"config": config, "log": str(self.log), "launcher": launcher, "environment": dict(environment or {})}
+        self.process.stdin.write(json.dumps(told) + "\n")
         self.process.stdin.flush()
         self.group = self.answers.get(timeout=PATIENCE_S)["pid"]
         return self.group
@@ -91,9 +94,9 @@ class Forker:
         self.group = None
         return code
 
-    def run(self, config: dict, launcher: bool = False) -> tuple[int, str]:
+    def run(self, config: dict, **how: Any) -> tuple[int, str]:
         """Exit code and output of a run."""
-        self.start(config, launcher)
+        self.start(config, **how)
         return self.wait(), self.log.read_text(errors="replace")
 
     def close(self) -> None:
@@ -122,8 +125,10 @@ SECONDS = re.compile(r'("(?:\w*seconds\w*|\w*_runtime|\w*_per_second|finished|ti
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """Every file of a stage without what tells the time: logs of processes (their bars), seconds and dates."""
+    """Every file of a stage without what tells the time (logs of processes with their bars, seconds, dates) or the
+    place of its store."""
     found = {}
+    place = str(folder.parents[1])
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
         if path.is_dir() or path.suffix == ".log":
@@ -133,7 +138,7 @@ def contents(folder: Path) -> dict[str, bytes]:
             told = json.loads(content)
             content = json.dumps({k: told[k] for k in ("stage", "key", "params", "inputs", "code", "rows")}).encode()
         elif path.suffix in (".json", ".jsonl"):
-            content = SECONDS.sub(r"\1_", content.decode()).encode()
+            content = SECONDS.sub(r"\1_", content.decode().replace(place, "STORE")).encode()
         elif path.suffix == ".html":
             content = re.sub(r"[\d.,]+ ?(?:s|min|seconds|minutes)\b", "_", content.decode()).encode()
         found[name] = content

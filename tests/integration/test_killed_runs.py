@@ -17,17 +17,15 @@ from tests.integration.small_run import STAGES, contents, kill, outputs
 
 pytestmark = pytest.mark.slow
 
-KILLS = {  # stage -> how often, in the order in which a run comes to them
-    **dict.fromkeys(("ingest", "clean", "encode"), 2),
-    "warmup": 6,
-    "gradients": 8,
-    "attribution": 2,
-    **dict.fromkeys(("select", "export"), 2),
-    "analysis": 2,
-    "finetune": 8,
-    **dict.fromkeys(("evaluate", "report"), 2),
+AT_ONCE, FURTHER, LAUNCHED = "at once", "further", "launched"
+LIGHT, HEAVY = [AT_ONCE] * 3, [AT_ONCE] * 3 + [LAUNCHED] + [FURTHER] * 4
+KILLS = {  # stage -> how, in the order in which a run comes to them
+    **dict.fromkeys(("ingest", "clean", "encode"), LIGHT),
+    **dict.fromkeys(("warmup", "gradients"), HEAVY),
+    **dict.fromkeys(("attribution", "select", "export", "analysis"), LIGHT),
+    "finetune": HEAVY,
+    **dict.fromkeys(("evaluate", "report"), LIGHT),
 }
-WITH_LAUNCHER = {"warmup": 1, "gradients": 1, "finetune": 1}  # of these, kills of the processes of a real launch
 POLL_S = 0.002
 LONGEST_S = 1200
 
@@ -35,21 +33,31 @@ LONGEST_S = 1200
 class Watch:
     """Looks at the store while a run works on it."""
 
-    def __init__(self, store, forker):
-        self.store, self.forker = store, forker
+    def __init__(self, store, forker, undisturbed):
+        self.store, self.forker, self.undisturbed = store, forker, list(undisturbed.values())
 
     def until(self, true):
-        """Wait until `true()`; False if the run ended before."""
+        """Wait until `true()`, or the run has ended."""
         deadline = time.monotonic() + LONGEST_S
         while not true():
             assert time.monotonic() < deadline, self.forker.log.read_text()
             if not self.forker.answers.empty():
-                return False
+                return
             time.sleep(POLL_S)
-        return True
 
-    def building(self, stage):
+    def is_building(self, stage):
         return any((self.store / stage).glob("*.partial"))
+
+    def is_complete(self, stage):
+        """Whether all outputs of the stage are there (it has one per method)."""
+        return all((self.store / stage / path.name).exists() for path in self.of(stage))
+
+    def of(self, stage):
+        return [path for path in self.undisturbed if path.parent.name == stage]
+
+    def seconds(self, stage):
+        """How long the stage takes when nobody disturbs it."""
+        return max(json.loads((path / "manifest.json").read_text())["seconds"] for path in self.of(stage))
 
     def marks(self, stage):
         """What has been finished of a stage that can go on: shards, or training checkpoints and results."""
@@ -66,38 +74,30 @@ class Watch:
 
 @pytest.fixture(scope="module")
 def killed(finished):
-    """Kill, start again, and so on; then let it end. The undisturbed store is beside it, as `undisturbed`."""
+    """Kill, start again, and so on; then let it end: (stage, how, stages under way, exit code) of every attempt, the
+    gradient passes, the undisturbed store, and the store."""
     undisturbed = finished.folder / "undisturbed"
     finished.store.rename(undisturbed)
-    rng, watch = random.Random(7), Watch(finished.store, finished.forker)
-    seconds = {}
-    for name, path in outputs(undisturbed).items():
-        stage = name.partition("-")[0]
-        seconds[stage] = max(seconds.get(stage, 0), json.loads((path / "manifest.json").read_text())["seconds"])
+    rng, watch = random.Random(7), Watch(finished.store, finished.forker, outputs(undisturbed))
     told, passes, started = [], [], time.monotonic()
-    for stage, count in KILLS.items():
-        for number in range(count):
-            launcher = number < WITH_LAUNCHER.get(stage, 0)
-            group = finished.forker.start(finished.config, launcher)
-            there = watch.until(lambda stage=stage: watch.building(stage))
-            before = watch.marks(stage) if stage in WITH_LAUNCHER else set()
-            known = len(watch.marks("gradients"))
-            if launcher or (stage in WITH_LAUNCHER and number % 3):  # after more has been finished, or at once
-                there = there and watch.until(
-                    lambda stage=stage, before=before: watch.marks(stage) - before or not watch.building(stage)
-                )
-                time.sleep(rng.uniform(0, 0.15))
-            else:
-                time.sleep(rng.uniform(0, min(seconds[stage], 1)))
-            at = [each for each in KILLS if watch.building(each)]
+    for stage, ways in KILLS.items():
+        for way in ways:
+            if watch.is_complete(stage):
+                break
+            group = finished.forker.start(finished.config, launcher=way == LAUNCHED)
+            watch.until(lambda stage=stage: watch.is_building(stage) or watch.is_complete(stage))
+            before, known = watch.marks(stage), len(watch.marks("gradients"))
+            if way in (FURTHER, LAUNCHED):
+                watch.until(lambda stage=stage, before=before: watch.marks(stage) - before or watch.is_complete(stage))
+            time.sleep(rng.uniform(0, 0.1 if way == FURTHER else min(1.5, watch.seconds(stage))))
+            at = [each for each in KILLS if watch.is_building(each)]
             kill(group)
-            code = finished.forker.wait()
-            told.append((stage, at, code))
-            if at == ["gradients"] and not launcher:
+            told.append((stage, way, at, finished.forker.wait()))
+            if at == ["gradients"] and way != LAUNCHED:
                 passes.append((known, watch.shards_begun(), len(watch.marks("gradients"))))
     code, log = finished.forker.run(finished.config)
     assert code == 0, log
-    print(f"{len(told)} kills in {time.monotonic() - started:.0f} s")
+    print(f"{len(told)} kills in {time.monotonic() - started:.0f} s:", *told, passes, sep="\n  ")
     yield told, passes, undisturbed, finished.store
     # both are whole: leave the undisturbed one for the other tests
     finished.store.rename(finished.folder / "killed")
@@ -106,8 +106,8 @@ def killed(finished):
 
 def test_every_stage_was_killed(killed):
     told, *_ = killed
-    assert len([code for _, _, code in told if code == -signal.SIGKILL]) >= 30, told
-    assert {stage for _, at, _ in told for stage in at} == set(KILLS)
+    assert [code for *_, code in told].count(-signal.SIGKILL) >= 30
+    assert {stage for *_, at, _ in told for stage in at} == set(KILLS)
 
 
 @pytest.mark.parametrize("stage", STAGES)

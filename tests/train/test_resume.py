@@ -1,20 +1,23 @@
 """A killed run goes on to the same adapter, bit for bit, and refuses what would give another one."""
 
+import contextlib
 import json
 import os
+import pickle
 import random
 import shutil
 import signal
 import subprocess
 import time
 from functools import partial
+from pathlib import Path
 
 import pytest
 
 from tests.train import jobs
 from tests.train.jobs import ALL_METHODS, ONE, ROOT, adapter_bytes, command, environment, launch, log_lines, save_base
 from train.__main__ import RESUME, run
-from train.resume import STATE_FILE, ResumeError, last_checkpoint
+from train.resume import STATE_FILE, ResumeError, last_checkpoint, seal
 from train.settings import CoresetSettings, MixtureSettings, OptimizerSettings
 from train.trainer import BalancedTrainer
 
@@ -97,13 +100,44 @@ def test_a_checkpoint_cut_off_while_it_was_written_is_passed_over(make_job, whol
     assert adapter_bytes(job) == adapter_bytes(whole)
 
 
-def test_damaged_state_is_named(make_job):
-    job = make_job("damaged", **ALL_METHODS)
+@pytest.mark.parametrize("file", [STATE_FILE, "optimizer.pt", "adapter_model.safetensors"])
+def test_a_damaged_checkpoint_is_passed_over_and_named(make_job, whole, file, caplog):
+    job = make_job(f"damaged-{file}", **ALL_METHODS, checkpoints=2, save_every=2)
+    run_until(job, 5)
+    newest = last_checkpoint(job.output / RESUME)
+    assert newest.name == "checkpoint-4"
+    (newest / file).write_bytes((newest / file).read_bytes()[:100])
+    run(job)
+    assert adapter_bytes(job) == adapter_bytes(whole)
+    assert "checkpoint-4 is damaged" in caplog.text
+
+
+class Bomb:
+    """What would run when somebody unpickles it."""
+
+    def __init__(self, mark):
+        self.mark = mark
+
+    def __reduce__(self):
+        return Path.touch, (self.mark,)
+
+
+@pytest.mark.parametrize("sealed", [False, True])
+def test_what_is_planted_in_a_checkpoint_is_never_run(make_job, tmp_path, sealed):
+    """Also where the checksums were forged."""
+    job = make_job(f"planted-{sealed}", **ALL_METHODS)
     run_until(job, 3)
-    state = last_checkpoint(job.output / RESUME) / STATE_FILE
-    state.write_text(state.read_text()[:100])
-    with pytest.raises(ResumeError, match="checkpoint-3 is damaged"):
+    newest = last_checkpoint(job.output / RESUME)
+    mark = tmp_path / "exploded"
+    planted = [path for path in newest.iterdir() if path.suffix in (".pt", ".pth", ".bin")]
+    assert len(planted) >= 3
+    for path in planted:
+        path.write_bytes(pickle.dumps(Bomb(mark)))
+    if sealed:
+        seal(newest, newest / STATE_FILE)
+    with pytest.raises(Exception, match=r"weights_only|Weights only") if sealed else contextlib.nullcontext():
         run(job)
+    assert not mark.exists()
 
 
 @pytest.mark.parametrize(
@@ -132,6 +166,7 @@ def test_other_world_size_and_source_list_are_refused(make_job, entry, saved):
     state = json.loads(path.read_text())
     state["identity"][entry] = saved
     path.write_text(json.dumps(state))
+    seal(path.parent, path)
     with pytest.raises(ResumeError, match=f"{entry}: "):
         run(job)
 

@@ -16,8 +16,10 @@ from typing import Any
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict, prepare_model_for_kbit_training
 from peft.tuners.lora import LoraLayer
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from transformers import (
+    AutoConfig,
     AutoModel,
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
@@ -66,6 +68,34 @@ def load_base(
     return model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
 
 
+def load_shape(path: str) -> Any:
+    """The causal language model at `path` without its numbers: names and shapes, in no memory.
+
+    Raises `ModelError` for weights that are missing or cut off, as far as their headers show.
+    """
+    config = _load(AutoConfig, path)
+    try:
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(config)
+    except (ValueError, KeyError) as error:
+        raise ModelError(f"{path!r} is no causal language model: {str(error).splitlines()[0]}") from error
+    if Path(path).is_dir():
+        _check_weights(Path(path))
+    return model
+
+
+def _check_weights(folder: Path) -> None:
+    files = sorted(folder.glob("*.safetensors"))
+    if not files:
+        raise ModelError(f"{folder} holds no *.safetensors file; save the model with safe_serialization")
+    for file in files:
+        try:
+            with safe_open(file, framework="pt"):  # reads the header, and refuses a file that does not reach its end
+                pass
+        except (SafetensorError, OSError) as error:
+            raise ModelError(f"{file} cannot be read: {error}; copy or download it again") from error
+
+
 def load_encoder(path: str) -> Any:
     """The model at `path` without a head, in float32 and evaluation mode: what gives the hidden states of a text."""
     model = _load_whole(AutoModel, path, "pooler.")  # pooled otherwise, so a fresh pooler does no harm
@@ -110,7 +140,7 @@ def attach_lora(model: Any, settings: LoraSettings, seed: int) -> PeftModel:
     PiSSA and OLoRA take the adapter's start out of the base weights, in place (`adapter_start`); a base in bfloat16
     rounds what is left of them, so that even a fresh adapter is that far from the base.
     """
-    _check_targets(model, settings)
+    check_targets(model, settings)
     torch.manual_seed(seed)
     config = LoraConfig(
         r=settings.r,
@@ -136,8 +166,8 @@ def attach_lora(model: Any, settings: LoraSettings, seed: int) -> PeftModel:
     return adapted
 
 
-def _check_targets(model: Any, settings: LoraSettings) -> None:
-    """Every target names something; peft is content when one of them does."""
+def check_targets(model: Any, settings: LoraSettings) -> None:
+    """Raise `ModelError` unless every target names something; peft is content when one of them does."""
     if settings.targets == "all-linear":
         return
     names = [name for name, _ in model.named_modules()]

@@ -1,0 +1,108 @@
+"""What each stage makes of the work and the machine's speed. The constants were measured on the demo, 2 CPU cores."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from curate.selection.inputs import INPUTS
+from flows.config import RunConfig
+from flows.estimate.machine import Speed
+from flows.estimate.workload import Workload
+
+PROCESS = 700 << 20  # bytes of a Python process with torch and transformers
+TRAINING_START, ENGINE_START, REPORT = 12.0, 35.0, 5.0  # seconds
+MODEL_START = 8.0  # seconds to merge and load one more model into the engine
+ENGINE = 2800 << 20  # bytes of vLLM beside the model and its cache
+PER_ROW = {"ingest": 1e-4, "clean": 3.5e-4, "encode": 4e-4, "select": 2e-5, "export": 2e-4, "similarity": 3e-4}
+ANALYSIS = 7e-4  # seconds per row
+GRADIENT_PASS = 1.15  # of a training step, per token
+FORWARD = 0.45
+EXAMPLE = 6  # bytes in memory per byte of text
+TOKEN = 8  # bytes on disk of a token with its label, compressed to about half
+CHARACTERS = 4.0  # of a token
+ACTIVATIONS = 40  # values kept per token, layer and hidden unit for the backward pass
+FLOAT = 4
+
+
+@dataclass(frozen=True)
+class StageCost:
+    """seconds; memory: bytes at the peak, over all processes of the stage; disk: bytes left in the store."""
+
+    stage: str
+    seconds: float
+    memory: float
+    disk: float
+
+
+def costs(config: RunConfig, work: Workload, speed: Speed, layers: int, hidden: int) -> list[StageCost]:
+    """One entry per kind of stage, in the order of the run; stages that run several times are summed.
+
+    layers, hidden: of the model. Memory is the largest of a stage's runs, as they come one after another.
+    """
+    arms, seeds, checkpoints = len(config.selection.methods), len(config.training_seeds()), config.warmup.checkpoints
+    rate, weights = speed.seconds_per_token, FLOAT * work.parameters
+    text = work.tokens * CHARACTERS
+    pool_in_memory = PROCESS + EXAMPLE * text
+    per_row = work.tokens / max(work.rows, 1)
+    batch = config.finetune.optimizer.micro_batch_size or config.finetune.optimizer.batch_size
+    activations = FLOAT * ACTIVATIONS * layers * hidden
+    training = 2 * PROCESS + weights + activations * batch * 2 * per_row  # padded to the longest row
+    warm, tuned = config.warmup, config.finetune
+    selected = work.selected * work.tokens
+    kinds = {INPUTS[method] for method in config.selection.methods} - {"influence"}
+    adapter = 4 * FLOAT * config.finetune.lora.r * hidden * 2 * layers
+    models = 1 + arms * seeds
+
+    def by_rows(stage: str, times: int = 1, disk: float = 0.0) -> StageCost:
+        return StageCost(stage, times * PER_ROW[stage] * work.rows, pool_in_memory, disk)
+
+    found = [
+        by_rows("ingest", disk=text / 2),
+        by_rows("clean", disk=text / 2),
+        by_rows("encode", disk=work.tokens * TOKEN / 2),
+        StageCost(
+            "warmup",
+            TRAINING_START + rate * work.tokens * warm.fraction * warm.optimizer.epochs,
+            training,
+            adapter * 3 * checkpoints,
+        ),
+        StageCost(
+            "gradients",
+            TRAINING_START + rate * GRADIENT_PASS * work.tokens * checkpoints,
+            2 * PROCESS + weights + activations * config.influence.tokens_per_batch + adapter * work.targets,
+            _stored(config, work) * work.rows * checkpoints,
+        ),
+        StageCost(
+            "attribution", 1.0 + 1e-8 * work.rows * work.targets * checkpoints, PROCESS, FLOAT * work.rows * work.targets
+        ),
+    ]
+    if kinds:
+        found.append(by_rows("similarity", len(kinds), FLOAT * work.rows * work.targets * len(kinds)))
+    return [
+        *found,
+        by_rows("select", arms, 100 * work.selected * work.rows * arms),
+        by_rows("export", arms, text * work.selected * arms),
+        StageCost("analysis", ANALYSIS * work.rows, pool_in_memory, 100 * work.rows),
+        StageCost(
+            "finetune",
+            arms * seeds * (TRAINING_START + rate * selected * tuned.optimizer.epochs),
+            training,
+            arms * seeds * (adapter * 3 + weights / 2),
+        ),
+        StageCost(
+            "evaluate",
+            ENGINE_START * bool(config.evaluation.tasks)
+            + models * (MODEL_START + rate * FORWARD * (work.items * per_row + work.task_tokens)),
+            PROCESS + (ENGINE if config.evaluation.tasks else 0) + weights,
+            2000 * models * work.items,
+        ),
+        StageCost("report", REPORT, pool_in_memory, 2 << 20),
+    ]
+
+
+def _stored(config: RunConfig, work: Workload) -> int:
+    """Bytes that the feature store keeps of a row and a checkpoint."""
+    influence = config.influence
+    if influence.mode == "exact":
+        return work.targets * FLOAT
+    return influence.dimension * {"float32": 4, "float16": 2, "int8": 1}[influence.stored_as]

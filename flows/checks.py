@@ -38,17 +38,17 @@ class Findings:
     model: Any = None
 
 
-def check(config: RunConfig) -> Findings:
-    """Everything found; `problems` is empty where the run can start."""
+def check(config: RunConfig, *, data: bool = True) -> Findings:
+    """Everything found; `problems` is empty where the run can start. data: whether pool and targets are opened."""
     found = Findings()
-    for each in (_pool, _targets, _items, _tasks, _tokenizer, _model):
+    for each in (*((_pool, _targets) if data else ()), _items, _tasks, _tokenizer, _model):
         found.problems += each(config, found)
     return found
 
 
-def checked(config: RunConfig) -> Findings:
+def checked(config: RunConfig, *, data: bool = True) -> Findings:
     """`check`, raising `ConfigError` with every problem."""
-    found = check(config)
+    found = check(config, data=data)
     if found.problems:
         listed = "\n".join(f"  - {problem}" for problem in found.problems)
         raise ConfigError(f"{len(found.problems)} problem(s)\n{listed}")

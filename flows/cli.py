@@ -70,24 +70,17 @@ def _quiet_prefect() -> None:
             handler.addFilter(_NoTraceback())
 
 
-def _load(config_path: Path, overrides: list[str]) -> RunConfig:
-    """A checked configuration; tasks and model are looked up too, so that a wrong name fails before any work starts."""
-    from flows.config import ConfigError, load_config
+def _load(config_path: Path, overrides: list[str], *, data: bool = True) -> RunConfig:
+    """A checked configuration; what it names is opened too, so that a wrong name fails before any work starts.
+
+    data: False where pool and targets are not read, so that they may be out of reach.
+    """
+    from flows.config import load_config
 
     config = load_config(config_path, overrides)
-    from eval.errors import EvaluationError
-    from eval.items import read_items
-    from eval.tasks import check_code, resolve
+    from flows.checks import checked
 
-    evaluation = config.evaluation
-    try:
-        check_code(resolve(evaluation.tasks, evaluation.task_folder), evaluation.run_code)
-    except EvaluationError as error:
-        raise ConfigError(f"evaluation: {error}") from error
-    read_items(evaluation.items)
-    from train.models import load_tokenizer
-
-    load_tokenizer(config.model)
+    checked(config, data=data)
     return config
 
 
@@ -115,16 +108,25 @@ def demo(overrides: SetOption = []) -> None:  # noqa: B006
 
 @app.command()
 def validate(config: ConfigArgument, overrides: SetOption = []) -> None:  # noqa: B006
-    """Dry run: every error at once, and an estimate of time and disk."""
+    """Dry run: every error at once, and an estimate of time, memory and disk for every stage."""
     with _user_errors():
-        checked = _load(config, overrides)
-        from flows.estimate import estimate
+        from flows.config import load_config
+
+        settings = load_config(config, overrides)
+        from flows import console
+        from flows.checks import checked
+        from flows.estimate import costs, measure, measure_workload
         from flows.stages.guard import told_before
 
-        leakage = told_before(checked)
+        found = checked(settings)
+        leakage = told_before(settings)
         typer.echo(f"{config} is valid.")
         typer.echo(leakage)
-        typer.echo(estimate(checked))
+        work = measure_workload(settings, found)
+        speed = measure(settings, work.parameters, work.sample)
+        shape = found.model.config
+        expected = costs(settings, work, speed, shape.num_hidden_layers, shape.hidden_size)
+        console.show_estimate(settings, work, speed, expected)
 
 
 @app.command()
@@ -151,7 +153,7 @@ def train(
 ) -> None:
     """Fine-tune one adapter per dataset folder."""
     with _user_errors():
-        checked = _load(config, overrides)
+        checked = _load(config, overrides, data=False)
         from flows import console
         from flows.pipeline import finetune_flow
 
@@ -222,7 +224,7 @@ def evaluate(
 ) -> None:
     """Evaluate the base model and every model folder on the same items."""
     with _user_errors():
-        checked = _load(config, overrides)
+        checked = _load(config, overrides, data=False)
         from flows import console
         from flows.pipeline import evaluate_flow
         from flows.stages.evaluation import read_results

@@ -16,6 +16,8 @@ from flows.stages.evaluation import read_results
 from flows.store import StageOutput
 
 if TYPE_CHECKING:
+    from flows.config import RunConfig
+    from flows.estimate import Speed, StageCost, Workload
     from flows.pipeline import PipelineResult
     from flows.trace import Traced
 
@@ -36,6 +38,37 @@ def show_stages(stages: Mapping[str, StageOutput]) -> None:
         console.print(f"{computed} of {len(stages)} stages computed in {seconds:.0f} s.")
     else:
         console.print(f"Nothing was recomputed: all {len(stages)} stages were in the store.")
+
+
+def show_estimate(config: RunConfig, work: Workload, speed: Speed, costs: Sequence[StageCost]) -> None:
+    """What a run will cost, and how that was found."""
+    print(f"pool: {work.rows:,} rows, about {work.tokens:,.0f} tokens; model: {work.parameters:,} parameters")
+    chosen = f"{work.selected:.0%} of the pool by each of {', '.join(config.selection.methods)}"
+    print(f"selection: {chosen}; {work.targets} targets, {work.items} evaluation items")
+    for source in work.uncounted:
+        print(f"not counted, since only reading it would tell how many rows it has: {source}")
+    way = "a step of the model itself" if speed.tried else "a matrix product, as the model is too large to try"
+    print(f"speed on {speed.device}: {1 / speed.seconds_per_token:,.0f} tokens/s of training, by {way}")
+    table = Table("stage", "time", "memory", "disk", title="Estimate, within a factor of two", title_justify="left")
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for cost in costs:
+        table.add_row(cost.stage, _duration(cost.seconds), _size(cost.memory), _size(cost.disk))
+    most, disk = max(cost.memory for cost in costs), sum(cost.disk for cost in costs)
+    table.add_section()
+    table.add_row("whole run", _duration(sum(cost.seconds for cost in costs)), _size(most), _size(disk))
+    console.print(table)
+    print(f"Stages found in {config.store} cost nothing; these figures are for an empty store.")
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s" if seconds >= 1 else "< 1 s"
+    return f"{seconds / 60:.0f} min" if seconds < 90 * 60 else f"{seconds / 3600:.1f} h"
+
+
+def _size(count: float) -> str:
+    return f"{count / 2**20:,.0f} MiB" if count < 2**30 else f"{count / 2**30:,.1f} GiB"
 
 
 def show_traced(found: Sequence[Traced]) -> None:

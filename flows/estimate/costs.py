@@ -51,7 +51,7 @@ def costs(config: RunConfig, work: Workload, speed: Speed, layers: int, hidden: 
     selected = work.selected * work.tokens
     kinds = {INPUTS[method] for method in config.selection.methods} - {"influence"}
     adapter = 4 * FLOAT * config.finetune.lora.r * hidden * 2 * layers
-    models = 1 + arms * seeds
+    models, scores = 1 + arms * seeds, work.rows * work.targets
 
     def by_rows(stage: str, times: int = 1, disk: float = 0.0) -> StageCost:
         return StageCost(stage, times * PER_ROW[stage] * work.rows, pool_in_memory, disk)
@@ -73,11 +73,14 @@ def costs(config: RunConfig, work: Workload, speed: Speed, layers: int, hidden: 
             _stored(config, work) * work.rows * checkpoints,
         ),
         StageCost(
-            "attribution", 1.0 + 1e-8 * work.rows * work.targets * checkpoints, PROCESS, FLOAT * work.rows * work.targets
+            "attribution",
+            1.0 + 1e-8 * work.rows * work.targets * checkpoints,
+            PROCESS,
+            FLOAT * work.rows * work.targets,
         ),
     ]
     if kinds:
-        found.append(by_rows("similarity", len(kinds), FLOAT * work.rows * work.targets * len(kinds)))
+        found.append(by_rows("similarity", len(kinds), FLOAT * scores * len(kinds)))
     return [
         *found,
         by_rows("select", arms, 100 * work.selected * work.rows * arms),

@@ -30,10 +30,10 @@ def equipoise(*arguments, home, **variables):
         "PREFECT_HOME": str(home),
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "OMP_NUM_THREADS": "1",
-        **variables,
     }
     for name in ("PREFECT_API_URL", "PREFECT_PROFILE"):
         environment.pop(name, None)
+    environment |= variables
     command = [sys.executable, "-m", "flows.cli", *map(str, arguments)]
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600)
 
@@ -42,7 +42,7 @@ def equipoise(*arguments, home, **variables):
 def config(tmp_path):
     """Writes the demo's configuration with one small pool of our own, changed by dotted keys."""
 
-    def write(rows=(), **changes):
+    def write(rows=({"id": "good", "messages": MESSAGES},), **changes):
         pool = tmp_path / "pool.jsonl"
         pool.write_text("".join(json.dumps(row) + "\n" for row in rows))
         raw = yaml.safe_load((ROOT / "configs" / "demo.yaml").read_text())
@@ -82,6 +82,8 @@ def test_validate_answers_with_an_estimate(config, tmp_path):
     assert done.returncode == 0, done.stderr
     assert "configs/demo.yaml is valid." in done.stdout
     assert re.search(r"pool: [\d,]+ rows, about [\d,]+ tokens; model: [\d,]+ parameters", done.stdout)
+    for stage in ("ingest", "gradients", "finetune", "evaluate", "whole run"):
+        assert re.search(rf"\b{stage} .*\b(s|min|h)\b.*iB.*iB", done.stdout), stage
 
 
 def test_every_unknown_key_is_named_with_exit_code_2(config, tmp_path):
@@ -166,10 +168,11 @@ def test_serve_without_a_server_says_how_to_start_one(config, tmp_path):
     assert "PREFECT_API_URL" in message
 
 
-def test_doctor_reports_this_machine(tmp_path):
-    done = equipoise("doctor", home=tmp_path)
-    assert done.returncode in (0, 1), done.stderr
-    for name in ("python", "memory", "disk", "torch", "vllm", "prefect server"):
+def test_doctor_reports_this_machine_and_a_server_that_does_not_answer(tmp_path):
+    done = equipoise("doctor", home=tmp_path, PREFECT_API_URL="http://127.0.0.1:9/api")  # nothing listens there
+    assert done.returncode == 1, done.stderr
+    assert "127.0.0.1:9/api does not answer" in done.stdout and "unset PREFECT_API_URL" in done.stdout
+    for name in ("python", "memory", "disk", "torch", "gpu", "vllm", "prefect server", "evaluation would use"):
         assert re.search(rf"^(ok|problem) +{name}: ", done.stdout, re.MULTILINE), name
     assert done.returncode == int("problem" in done.stdout)
 

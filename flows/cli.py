@@ -259,6 +259,31 @@ def report(
 
 
 @app.command()
+def lineage(
+    row: Annotated[str, typer.Argument(help="id of a row, or FILE:LINE where it was read", show_default=False)],
+    run: Annotated[
+        str | None,
+        typer.Option(help="a run's record, its name, or name@time", show_default="the store's only run"),
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="as JSON, with all figures")] = False,
+    store: StoreOption = DEFAULT_STORE,
+) -> None:
+    """One row's whole story in a finished run: from file and line to its export or its removal."""
+    with _user_errors():
+        from rich.console import Console
+
+        from flows.lineage.show import as_json, show
+        from flows.lineage.story import stories
+        from flows.runs import find_run, only_run
+
+        told = stories(find_run(run, store) if run else only_run(store), row)
+        if json:
+            typer.echo(as_json(told))
+        else:
+            show(told, Console())
+
+
+@app.command()
 def compare(
     runs: Annotated[
         list[str],

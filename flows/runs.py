@@ -139,6 +139,16 @@ def find_run(reference: str, store: str | Path) -> Run:
     return read_run(asked[-1], opened)
 
 
+def only_run(store: str | Path) -> Run:
+    """The latest run of the one name in the store. Raises `ConfigError` when there are several names, or none."""
+    names = _run_names(open_store(store))
+    if len(names) != 1:
+        raise ConfigError(
+            f"name the run with --run; in {store} there are {', '.join(names)}" if names else f"no run in {store}"
+        )
+    return find_run(names[0], store)
+
+
 def _run_names(store: StageStore) -> list[str]:
     folder = store.root / RUNS
     here = {path.name for path in folder.iterdir() if path.is_dir()} if folder.is_dir() else set()

@@ -23,6 +23,9 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
+from flows.lineage import ends, stories
+from flows.runs import find_run
+
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
@@ -233,7 +236,7 @@ def test_every_stage_says_in_the_server_s_log_what_it_did(first, api):
 
 
 def test_every_row_is_accounted_for_in_every_manifest(outputs):
-    assert set(outputs) == set(STAGES)
+    assert set(outputs) == {*STAGES, "scoring"}  # what the guard and the cleaning compare with
     counted = 0
     for stage, path in outputs.items():
         rows = json.loads((path / "manifest.json").read_text())["rows"]
@@ -243,6 +246,18 @@ def test_every_row_is_accounted_for_in_every_manifest(outputs):
             assert rows["rows_in"] == rows["rows_out"] + rest, (stage, rows)
     # all but warmup, the fine-tunings, evaluate and report, which make no rows
     assert counted == len(STAGES) - len(METHODS) - 3
+
+
+def test_every_source_line_has_one_end_and_a_story(outputs, folder):
+    run = find_run(NAME, str(folder / "store"))
+    found = ends(run)
+    by_end = Counter(end.end for end in found)
+    targets = sum(end.kind == "target" for end in found)
+    assert len({end.origin for end in found}) == len(found) == POOL_ROWS + 3 + targets
+    assert by_end["rejected"] == 1 and by_end["removed"] == 2 and by_end["selected"] >= BUDGET
+    (told,) = stories(run, next(end.id for end in found if end.end == "selected"))
+    stages = [event.stage for event in told.events]
+    assert stages[0] == "ingest" and stages[-1].startswith("finetune-") and any(s.startswith("export-") for s in stages)
 
 
 def test_the_rows_that_must_not_come_through_are_named_with_their_reasons(outputs):

@@ -22,6 +22,7 @@ import multiprocessing
 import os
 import random
 import re
+import resource
 import subprocess
 import sys
 import tempfile
@@ -130,9 +131,16 @@ def ours(pool: Path, items: Path, folder: Path, processes: int = CORES) -> dict[
         "clean": cleaned - ingested,
         "rows": writer.written,
         "kept": kept,
+        "cpu": processor_seconds(),
         "removed": {row.id: (row.filter, row.matched_id) for row in steps.removed},
         "torch": "torch" in sys.modules,
     }
+
+
+def processor_seconds() -> float:
+    """Of this process and the children that have ended: what a machine that others share does not change."""
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(each.ru_utime + each.ru_stime for each in used)
 
 
 def _into(pipe: Any, *arguments: Any) -> None:
@@ -210,7 +218,7 @@ def show(name: str, count: int, found: dict[str, Any]) -> None:
     seconds = found["ingest"] + found["clean"]
     print(
         f"{name:<12} {count:>9,} rows  ingest {found['ingest']:7.1f} s  clean {found['clean']:7.1f} s  "
-        f"{count / seconds:8,.0f} rows/s  peak {found['peak'] / 1e9:5.2f} GB",
+        f"{count / seconds:8,.0f} rows/s  {found['cpu']:7.1f} s of processor  peak {found['peak'] / 1e9:5.2f} GB",
         flush=True,
     )
 
@@ -252,11 +260,17 @@ def run_peers(pool: Path, count: int, python: Path, rounds: int, folder: Path) -
             command = [interpreter, str(PEERS), name, str(texts), str(output), str(folder / f"{name}-{turn}")]
             process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
             with Memory(process.pid) as memory:
-                if process.wait():
-                    raise SystemExit(f"{name} failed")
+                _, status, used = os.wait4(process.pid, 0)
+            if status:
+                raise SystemExit(f"{name} failed")
+            cpu = used.ru_utime + used.ru_stime
             found = json.loads(output.read_text())
             rate, peak = count / found["seconds"], memory.peak / 1e9
-            print(f"round {turn + 1} {name:<10} {found['seconds']:7.1f} s {rate:8,.0f} rows/s  peak {peak:.2f} GB")
+            print(
+                f"round {turn + 1} {name:<10} {found['seconds']:7.1f} s {rate:8,.0f} rows/s  {cpu:7.1f} s of "
+                f"processor  peak {peak:.2f} GB",
+                flush=True,
+            )
             removed.setdefault(name, set(found["removed"]))
     for name, gone in removed.items():
         both = len(gone & removed["ours"])

@@ -17,6 +17,7 @@ from pydantic import BaseModel, Field, ValidationError, field_validator, model_v
 from curate.cleaning.settings import CleaningSettings
 from curate.export.licenses import forbidden
 from curate.export.settings import ExportSettings
+from curate.figures.settings import FigureSettings
 from curate.influence.settings import InfluenceSettings
 from curate.local_or_hub import existing_or_hub
 from curate.selection.settings import SelectionSettings
@@ -157,6 +158,7 @@ class RunConfig(Settings):
     warmup: WarmupSettings = WarmupSettings()
     influence: InfluenceSettings = InfluenceSettings()
     selection: SelectionSettings = SelectionSettings()
+    figures: FigureSettings = FigureSettings()
     export: ExportSettings = ExportSettings()
     finetune: FinetuneSettings = FinetuneSettings()
     evaluation: EvaluationSettings

@@ -30,6 +30,7 @@ from flows.stages.data import clean, external_digest, ingest
 from flows.stages.encoding import encode
 from flows.stages.evaluation import evaluate, evaluated_models
 from flows.stages.export import DATASET, export
+from flows.stages.figures import figures
 from flows.stages.guard import guard
 from flows.stages.influence import attribution, gradients, warmup
 from flows.stages.selection import select
@@ -101,6 +102,7 @@ def curate_flow(config: RunConfig) -> Curated:
         )
         datasets[method] = str(exported.path / DATASET)
     stage("analysis", analyse, config.selection.methods, cleaned, encoded, scored, selected)
+    stage("figures", figures, cleaned, encoded, warmed, selected)
     artifacts.curation(config, stages)
     return Curated(stages, datasets)
 

@@ -22,6 +22,7 @@ from flows.stages.analysis import ANALYSIS, confidence_file, neighbours_file
 from flows.stages.data import POOL, REJECTED, REMOVED
 from flows.stages.encoding import AUDIT
 from flows.stages.evaluation import ENGINE, LEAKS, read_results
+from flows.stages.figures import read_figures
 from flows.stages.influence import TRUST
 from flows.stages.selection import SELECTION
 from flows.store import StageOutput
@@ -61,7 +62,8 @@ class Arm:
 class ReportData:
     """Everything on the page. analysis: `analysis.json` of the run, with what holds for all methods; trust: what is
     known of the influence scores themselves; conversations: by id, those of the picks that the page may show; leaks:
-    items that no model was scored on; cleaning: `cleaning.json`, what each filter removed and of whom."""
+    items that no model was scored on; cleaning: `cleaning.json`, what each filter removed and of whom;
+    figures: `figures.json`, quality, diversity and complexity of pool and selections."""
 
     config: RunConfig
     stages: Mapping[str, StageOutput]
@@ -76,6 +78,7 @@ class ReportData:
     conversations: Mapping[str, Example] = field(default_factory=dict)
     leaks: list[Leak] = field(default_factory=list)
     cleaning: dict = field(default_factory=dict)
+    figures: dict = field(default_factory=dict)
 
 
 def read_shares(clean: Path, selection: Path) -> list[SourceShare]:
@@ -166,5 +169,6 @@ def read_report(config: RunConfig, stages: Mapping[str, StageOutput]) -> ReportD
         removed=pq.read_table(clean / REMOVED).to_pylist(),
         leaks=read_leaks(stages["evaluate"].path / LEAKS),
         conversations=read_conversations(clean, arms),
+        figures=read_figures(stages["figures"].path) if "figures" in stages else {},
         cleaning=json.loads((clean / CLEANING).read_text(encoding="utf-8")),
     )

@@ -16,6 +16,8 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from curate.figures import FIGURES
+from curate.figures.table import Figure
 from eval.tables import AVERAGE
 from flows.config import RunConfig
 from flows.report import browser, layout, results, row_flow, selection_plots, summary, training_plots
@@ -25,7 +27,7 @@ from flows.store import StageOutput, StageStore
 REPORT_FILE = "report.html"
 TEMPLATES = (
     *("shell.html", "page.html", "sections.html"),
-    *("evaluation.html", "difference.html", "balance.html", "browser.html", "encoding.html"),
+    *("evaluation.html", "difference.html", "balance.html", "browser.html", "encoding.html", "figures.html"),
 )
 STYLE = "page.css"
 SCRIPTS = ("page.js", "browser.js")
@@ -35,6 +37,7 @@ CODE = (
     *(f"flows/report/{name}" for name in (*TEMPLATES, STYLE, *SCRIPTS)),
     "curate/records.py",
     "curate/selection/inputs.py",
+    "curate/figures",
     "eval/tables.py",
     "eval/leakage.py",
 )
@@ -74,7 +77,7 @@ def render(data: ReportData) -> str:
     """The page as one HTML text without references to anything outside it."""
     folder = Path(__file__).parent
     environment = template_environment(folder)
-    environment.filters |= {"signed": "{:+.3f}".format, "ratio": _ratio}
+    environment.filters |= {"signed": "{:+.3f}".format, "ratio": _ratio, "shown": _shown}
     tasks = data.analysis["tasks"]
     described = {arm.name: arm.analysis for arm in data.arms}
     coverages = {name: found["coverage"] for name, found in described.items()}
@@ -111,6 +114,7 @@ def render(data: ReportData) -> str:
             shown=SHOWN_ROWS,
             shown_picks=SHOWN_PICKS,
             shown_sources=SHOWN_SOURCES,
+            figure_names=FIGURES,
             picks=picks,
             removed_counts=Counter((row["filter"], row["source"]) for row in data.removed),
         )
@@ -149,6 +153,10 @@ def _agreement(correlations: Sequence[Sequence[float]]) -> tuple[float, float] |
 
 def _ratio(value: float | None) -> str:
     return "a task has none" if value is None else f"{value:.1f} : 1"
+
+
+def _shown(value: float, figure: Figure) -> str:
+    return f"{value:.1%}".replace("%", " %") if figure.percent else f"{value:,.{figure.digits}f}"
 
 
 def _utility(arm: Arm, tasks: Sequence[str]) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from curate.figures import FIGURES
 from curate.records import Example, Message
 from curate.selection.explain import SourceShare
 from eval.compare import compare, scores_by_capability
@@ -181,6 +182,16 @@ def report_data(tmp_path, source="trivia", compared=None, **changes):
         "comparison": compared or comparison(),
         "engine": {"backend": "vllm", "device": "cpu", "dtype": "bfloat16"},
         "audit": {"pool": {**ENCODED, "sources": {source: ENCODED}}},
+        "figures": {
+            "sizes": {"rows": 5, "words": 700, "bytes": 9000, "embedded_rows": 4},
+            "draws": 20,
+            "rows": {name: {"all": 98, "counted": 98, "read": 8} for name in ("pool", "bids", "random")},
+            "figures": {
+                **{figure.name: {} for figure in FIGURES},
+                "refusals": {name: [0.125, 0.05, 0.25] for name in ("pool", "bids", "random")},
+                "ifd": {"pool": [0.8125, 0.75, 0.875], "bids": [0.9375, 0.875, 1.0]},
+            },
+        },
         "rejected": [{"origin": f"{source}.jsonl:3", "id": "", "reason": f"no {source} turn", "excerpt": ""}],
         "conversations": {row: conversation(row, source) for row in ("row-1", "row-7")},
         "cleaning": {"flags": {"ratio": 2.0, "alpha": 0.01}, "filters": filters},

@@ -249,3 +249,13 @@ def test_the_report_s_key_follows_the_template_and_the_style_too():
     parts = {path.relative_to(root).as_posix() for path in (root / "flows/report").iterdir() if path.is_file()}
     assert len(parts) >= 5
     assert {part for part in parts if not part.endswith(".py")} <= set(CODE)
+
+
+def test_the_page_shows_what_encoding_left_and_what_the_rows_are_like(tmp_path):
+    page = render(report_data(tmp_path, source=EVIL))
+    assert "7 × end of turn not trained" in page and "55 (5.2 %)" in page
+    assert '12.5 % <span class="interval">[5.0 %, 25.0 %]</span>' in page
+    assert '0.938 <span class="interval">[0.875, 1.000]</span>' in page
+    assert "higher: the prompt helps the base model less" in page
+    assert "loss of the answer" not in page  # no group has that figure
+    assert EVIL not in page

@@ -37,6 +37,7 @@ STAGES = [
     *("ingest", "guard", "clean", "encode", "warmup", "gradients", "attribution"),
     *("select-bids", "export-bids", "similarity-bm25", "select-bm25", "export-bm25", "select-random", "export-random"),
     "analysis",
+    "figures",
     *(f"finetune-{method}" for method in METHODS),
     *("evaluate", "report"),
 ]

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from eval.errors import EvaluationError
 from eval.request import check_paths, parse_request, write_json
-from train.process import end_with_parent
+from train.process import end_with_parent, say_error
 
 
 def main(arguments: list[str]) -> int:
@@ -29,7 +29,7 @@ def main(arguments: list[str]) -> int:
 
         response = evaluate(request, destination.parent, say=lambda line: print(line, flush=True))
     except (EvaluationError, FileNotFoundError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        say_error(error)
         return 2
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):

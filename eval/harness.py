@@ -14,10 +14,10 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from eval.errors import EvaluationError
+from eval.errors import EngineDiedError, EvaluationError
 from eval.parts import FOLDER, finished, under_way
 from eval.request import EvaluationRequest, EvaluationResponse, check_paths, write_json
-from train.process import log_tail, run_process, told_error
+from train.process import log_tail, run_process, told_error, told_to_pass
 
 REQUEST_FILE, RESPONSE_FILE, LOG_FILE, LOCK_FILE = "request.json", "response.json", "evaluation.log", ".lock"
 WRONG_REQUEST = 2  # exit code of a request that the caller can mend
@@ -77,10 +77,10 @@ def _run(
             return EvaluationResponse.model_validate_json(answer.read_text(encoding="utf-8"))
         told = told_error(log)
         if code == WRONG_REQUEST and told:
-            raise EvaluationError(f"{told} (log: {log})")
+            raise (EngineDiedError if told_to_pass(log) else EvaluationError)(f"{told} (log: {log})")
         done = finished(folder) - before
         if done == 0:
-            raise EvaluationError(_died(code, folder, log))
+            raise EngineDiedError(_died(code, folder, log))
         log.replace(log.with_name(f"{log.stem}-{finished(folder)}.log"))
         if on_line is not None:
             on_line(f"the engine {_how(code)}{_where(folder)}; {done} results are kept, going on with what is left")

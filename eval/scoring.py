@@ -27,6 +27,7 @@ from eval.request import EvaluationRequest, EvaluationResponse, ItemResult, Mode
 from eval.scorers import SCORERS
 from eval.tables import METRICS
 from eval.tasks import LoadedTask, check_code, load, resolve
+from train.process import progress_line
 
 
 def evaluate(request: EvaluationRequest, folder: Path, say: Callable[[str], None]) -> EvaluationResponse:
@@ -85,6 +86,7 @@ def evaluate(request: EvaluationRequest, folder: Path, say: Callable[[str], None
             parts.write(model, task, part)
             found[(model.name, task.name)] = part
             say("; ".join([f"{model.name}, {task.name}: {len(items)} items in {part.seconds:.1f} s", *told]))
+            say(progress_line(len(found), len(request.models) * len(tasks), "models on tasks"))
         del lm
         seconds[model.name] += time.perf_counter() - clock
         clock = time.perf_counter()

@@ -4,49 +4,66 @@ from __future__ import annotations
 
 import base64
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from prefect.artifacts import create_image_artifact, create_markdown_artifact, create_table_artifact
+import pyarrow.parquet as pq
+from prefect.artifacts import (
+    create_link_artifact,
+    create_markdown_artifact,
+    create_table_artifact,
+)
 
 from flows.config import RunConfig
 from flows.report import selection_plots, training_plots
-from flows.report.data import read_analysis, read_mixture, read_shares
+from flows.report.data import SourceShare, read_analysis, read_mixture, read_shares
+from flows.report.page import REPORT_FILE
+from flows.report.row_flow import figure_of, read_flow
 from flows.stages.evaluation import read_results
+from flows.stages.selection import SELECTION
 from flows.store import StageOutput
 from train.step_log import totals
 
 
 def _table(config: RunConfig, name: str, rows: list[dict], description: str) -> None:
-    create_table_artifact(rows, key=_key(config, name), description=description)
+    create_table_artifact(rows, key=artifact_key(config, name), description=description)
+
+
+def _text(config: RunConfig, name: str, markdown: str, description: str) -> None:
+    create_markdown_artifact(markdown, key=artifact_key(config, name), description=description)
 
 
 def _picture(config: RunConfig, name: str, svg: str, description: str) -> None:
-    """The figure in the artifact itself: there is no server that could keep a file for it."""
+    _text(config, f"{name}-picture", _embedded(svg, description), description)
+
+
+def _embedded(svg: str, name: str) -> str:
+    """The figure in the text itself: there is no server that could keep a file for it, and an image artifact would show
+    its whole content as an address below it."""
     opaque = svg.replace("<svg ", '<svg style="background: white" ', 1)  # the UI may be dark, the text is
-    encoded = base64.b64encode(opaque.encode()).decode()
-    create_image_artifact(
-        image_url=f"data:image/svg+xml;base64,{encoded}", key=_key(config, f"{name}-picture"), description=description
-    )
+    return f"![{name}](data:image/svg+xml;base64,{base64.b64encode(opaque.encode()).decode()})"
 
 
-def _key(config: RunConfig, name: str) -> str:
+def artifact_key(config: RunConfig, name: str) -> str:
     """Artifact keys may hold lower-case letters, digits and dashes only."""
     return re.sub(r"[^a-z0-9-]+", "-", f"{config.name}-{name}".lower())
 
 
 def curation(config: RunConfig, outputs: Mapping[str, StageOutput]) -> None:
-    """Influence by task; per method the source shares before and after; balance and stability of all methods; the
-    pictures of them."""
+    """What became of the rows; what each method selected; influence by task; per method the source shares before and
+    after; balance and stability of all methods; the pictures of them."""
     clean = outputs["clean"].path
     methods = config.selection.methods
     analysis = read_analysis(outputs["analysis"].path)
+    _text(config, "rows", _rows(outputs, methods), "What became of the rows, step by step, and why")
     rows = [
         {"source": source, **{task: f"{value:+.2f}" for task, value in tasks.items()}}
         for source, tasks in analysis["influence_by_source"].items()
     ]
     _table(config, "influence", rows, "Mean z-score of every source's rows on every task's targets")
     shares = {method: read_shares(clean, outputs[f"select-{method}"].path) for method in methods}
+    _table(config, "selection", _selection(outputs, shares), "What each method selected")
     for method, found in shares.items():
         rows = [
             {
@@ -67,6 +84,42 @@ def curation(config: RunConfig, outputs: Mapping[str, StageOutput]) -> None:
     coverages = {method: analysis["methods"][method]["coverage"] for method in methods}
     recall = selection_plots.coverage(coverages, analysis["tasks"], "recall", "top rows that are in")
     _picture(config, "coverage", recall, "Share of each target's best 1 % of the pool among the rows selected so far")
+
+
+def _rows(outputs: Mapping[str, StageOutput], methods: Sequence[str]) -> str:
+    """The picture of the rows' way; then a line per step and reason, and one per method and reason: rows, what they
+    lost, and why."""
+    flow = read_flow(outputs, methods)
+    lines = [_embedded(figure_of(flow), "what became of the rows"), ""]
+    lines += ["| step | rows | left out | why |", "| --- | ---: | ---: | --- |"]
+    named = [(step.name, step.rows, step.left) for step in flow.steps]
+    named += [(f"selected by {branch.method}", branch.exported, branch.left) for branch in flow.branches]
+    for name, rows, left in named:
+        for number, (why, count) in enumerate(left or [("", 0)]):
+            first = number == 0
+            told = f"{count:,}" if count else ""
+            lines.append(f"| {name if first else ''} | {f'{rows:,}' if first else ''} | {told} | {why} |")
+    return "\n".join(lines)
+
+
+def _selection(outputs: Mapping[str, StageOutput], shares: Mapping[str, Sequence[SourceShare]]) -> list[dict]:
+    """Per method: how many rows, from how many sources, for which tasks, and the source that fills most of it."""
+    rows = []
+    for method, found in shares.items():
+        picked = pq.read_table(outputs[f"select-{method}"].path / SELECTION, columns=["task"])["task"].to_pylist()
+        tasks = Counter(task for task in picked if task)
+        most = max(found, key=lambda share: (share.selected, share.source))
+        rows.append(
+            {
+                "method": method,
+                "rows": len(picked),
+                "share of the pool": f"{len(picked) / max(1, sum(share.pool for share in found)):.1%}",
+                "sources": f"{sum(share.selected > 0 for share in found)} of {len(found)}",
+                "largest source": f"{most.source}: {most.selected_share:.1%} (in the pool {most.pool_share:.1%})",
+                "rows per task": ", ".join(f"{task} {count}" for task, count in sorted(tasks.items())) or "no target",
+            }
+        )
+    return rows
 
 
 def _balance(analysis: Mapping) -> list[dict]:
@@ -126,15 +179,30 @@ def _mixture(records: Sequence[Mapping[str, Any]]) -> list[dict]:
 
 def evaluation(config: RunConfig, output: StageOutput) -> None:
     """The result tables with their intervals."""
-    create_markdown_artifact(
-        read_results(output.path).to_markdown(),
-        key=_key(config, "evaluation"),
-        description="Capabilities with intervals",
-    )
+    _text(config, "evaluation", read_results(output.path).to_markdown(), "Results with intervals, beside the controls")
+
+
+def overview(config: RunConfig, outputs: Mapping[str, StageOutput]) -> None:
+    """What a person looks for first, on the page of the whole run: the results, what became of the rows, the report."""
+    parts = [
+        f"The report: `{(outputs['report'].path / REPORT_FILE).resolve()}`",
+        "## Results",
+        read_results(outputs["evaluate"].path).to_markdown(),
+        "## Rows",
+        _rows(outputs, config.selection.methods),
+    ]
+    _text(config, "overview", "\n\n".join(parts), "Results, rows and where the report is")
+
+
+def report_link(config: RunConfig, output: StageOutput) -> None:
+    """Where the report is. A browser opens a file from a server's page only when its address is copied into it."""
+    path = (output.path / REPORT_FILE).resolve()
+    told = f"The report of this run, one page: `{path}`. If the link does not open, copy it into the address bar."
+    create_link_artifact(path.as_uri(), link_text=str(path), key=artifact_key(config, "report"), description=told)
 
 
 def stages(config: RunConfig, outputs: Mapping[str, StageOutput]) -> None:
-    """Row flow and time per stage, and where its files are; the last row is the report."""
+    """Rows and time per stage, and where its files are; the last row is the report."""
     rows = [
         {
             "stage": name,

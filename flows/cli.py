@@ -360,15 +360,19 @@ def gc(
 @app.command()
 def serve(
     config: ConfigArgument,
-    cron: Annotated[str, typer.Option(help="schedule, for example '0 2 * * *'")],
+    cron: Annotated[
+        str | None, typer.Option(help="schedule, for example '0 2 * * *'", show_default="started by hand only")
+    ] = None,
+    timezone: Annotated[str | None, typer.Option(help="in which the schedule is meant", show_default="UTC")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="runs at the same time")] = 1,
     overrides: SetOption = [],  # noqa: B006
 ) -> None:
-    """Serve the pipeline as a Prefect deployment with a schedule (needs PREFECT_API_URL)."""
+    """Serve pipeline and curate as Prefect deployments, on a schedule or started in the UI (needs PREFECT_API_URL)."""
     with _user_errors():
         checked = _load(config, overrides)
         from flows.deploy import serve_pipeline
 
-        serve_pipeline(checked, cron)
+        serve_pipeline(checked, cron, timezone, limit)
 
 
 @app.command()

@@ -13,6 +13,7 @@ from typing import Annotated
 from pydantic import AfterValidator, Field
 
 from train.settings import Settings
+from train.transient import is_transient
 
 LONGEST_DELAY = 3600.0  # seconds
 
@@ -50,3 +51,27 @@ class ExecutionSettings(Settings):
     def retry_delays(self) -> list[float]:
         """Seconds before each retry."""
         return [min(self.retry_delay_seconds * 2**number, LONGEST_DELAY) for number in range(self.retries)]
+
+
+class StageTimeoutError(TimeoutError):
+    """A stage that was ended because it took longer than it may."""
+
+    def __init__(self, stage: str, hours: float) -> None:
+        super().__init__(
+            f"stage {stage} took longer than execution.stage_timeout = {hours:g} hours and was ended with all its "
+            "processes; what it had finished is kept: run again to go on there, or allow more time"
+        )
+
+
+def may_retry(error: BaseException) -> bool:
+    """Whether another attempt of the stage may succeed without anybody mending anything."""
+    # imported late: these import the configuration, which imports this file
+    from eval.errors import EngineDiedError
+    from flows.config import ConfigError
+    from flows.process import ProcessError
+
+    if isinstance(error, ConfigError | StageTimeoutError):
+        return False
+    if isinstance(error, ProcessError):
+        return error.may_pass
+    return isinstance(error, EngineDiedError) or is_transient(error)

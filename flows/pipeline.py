@@ -17,14 +17,14 @@ from typing import Any
 os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "180")
 os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
 
-from prefect import flow, get_run_logger, task
-from prefect.cache_policies import NO_CACHE
+from prefect import flow
 
 from curate.selection.inputs import INPUTS
 from flows import artifacts
 from flows.config import RunConfig
 from flows.report.page import REPORT_FILE, report
 from flows.runs import write_run
+from flows.stage_run import run_stage
 from flows.stages.analysis import analyse
 from flows.stages.data import clean, external_digest, ingest
 from flows.stages.encoding import encode
@@ -59,17 +59,6 @@ class PipelineResult:
     results: str
     report: str
     run: str
-
-
-@task(name="stage", task_run_name="{name}", cache_policy=NO_CACHE)
-def run_stage(name: str, work: Callable[..., StageOutput], *args: Any) -> StageOutput:
-    """Run one stage and say what came of it."""
-    logger = get_run_logger()
-    output = work(*args)
-    rows = ", ".join(f"{key} {value}" for key, value in output.rows.items())
-    state = "found in the store, nothing to do" if output.cached else f"done in {output.seconds:.1f} s"
-    logger.info("%s: %s%s; %s", name, state, f" ({rows})" if rows else "", output.path)
-    return output
 
 
 @flow(name="curate", flow_run_name="curate-{config.name}")
@@ -152,6 +141,8 @@ def pipeline_flow(config: RunConfig) -> PipelineResult:
     stages = curated.stages | {f"finetune-{name}": output for name, output in tuned.items()} | {"evaluate": evaluated}
     page = run_stage("report", report, config, open_store(config.store, config.store_cache), stages)
     stages["report"] = page
+    artifacts.overview(config, stages)
+    artifacts.report_link(config, page)
     artifacts.stages(config, stages)
     return PipelineResult(
         stages=stages,

@@ -37,7 +37,7 @@ from train.models import (
     save_merged,
 )
 from train.moments import SaveMoments
-from train.process import end_with_parent
+from train.process import end_with_parent, say_error
 from train.resume import discard, drop_incomplete, last_checkpoint
 from train.settings import MIXTURE_LOG, TrainJob, faults
 from train.setup_checks import TrainingError
@@ -165,13 +165,13 @@ def main() -> int:
         job = TrainJob.model_validate_json(Path(sys.argv[1]).read_text())
         run(job)
     except ValidationError as error:
-        print(f"error: {sys.argv[1]}: {faults(error)}", file=sys.stderr)
+        say_error(faults(error), f"{sys.argv[1]}: ")
         return 2
     except OSError as error:
-        print(f"error: {error}", file=sys.stderr)
+        say_error(error)
         return 2
     except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
+        say_error(error)
         return 1
     return 0
 

@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from curate.influence.job import Worker, run_job
 from curate.influence.settings import GradientJob
-from train.process import end_with_parent
+from train.process import end_with_parent, say_error
 from train.settings import faults
 
 LONGEST_WAIT = timedelta(days=7)  # a process that is done waits for the slowest one
@@ -40,10 +40,10 @@ def main() -> int:
     try:
         job = GradientJob.model_validate_json(Path(sys.argv[1]).read_text())
     except ValidationError as error:
-        print(f"error: {sys.argv[1]}: {faults(error)}", file=sys.stderr)
+        say_error(faults(error), f"{sys.argv[1]}: ")
         return 2
     except (OSError, UnicodeDecodeError) as error:
-        print(f"error: {sys.argv[1]} cannot be read: {error}", file=sys.stderr)
+        say_error(error, f"{sys.argv[1]} cannot be read: ")
         return 2
     try:
         worker = this_worker()
@@ -51,7 +51,7 @@ def main() -> int:
         with tqdm(total=rows, desc="gradients", unit="row", disable=worker.rank > 0, mininterval=1.0) as bar:
             run_job(job, worker, lambda count: (bar.update(count), None)[1])
     except (OSError, ValueError, MemoryError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        say_error(error)
         return 1
     return 0
 

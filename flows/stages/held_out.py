@@ -18,7 +18,9 @@ from eval.results import scores_of
 from eval.statistics import TaskScores
 from eval.tables import BITS_PER_BYTE, BITS_PER_TOKEN, Metric
 from flows.config import RunConfig
+from flows.process import show
 from train.models import load_adapter, load_base, load_tokenizer
+from train.process import progress_line
 
 if TYPE_CHECKING:
     from flows.stages.evaluation import EvaluatedModel
@@ -52,6 +54,7 @@ def held_out(
             partial = path.with_suffix(".partial")
             partial.write_text(json.dumps([vars(loss) for loss in found]))
             partial.replace(path)
+        show(progress_line(number + 1, len(models), "held-out losses of models"))
         losses[model.run_name] = [ItemLoss(**loss) for loss in json.loads(path.read_text())]
     return losses, skipped
 

@@ -7,24 +7,19 @@ about four minutes on two idle cores.
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
-import signal
-import socket
 import subprocess
 import sys
-import time
 from collections import Counter
 from pathlib import Path
 
-import httpx
 import pyarrow.parquet as pq
 import pytest
 import yaml
 
 from flows.lineage import ends, stories
 from flows.runs import find_run
+from tests.integration.prefect_server import ask, own_environment, settled, started_server
 
 pytestmark = pytest.mark.slow
 
@@ -41,14 +36,6 @@ STAGES = [
     *(f"finetune-{method}" for method in METHODS),
     *("evaluate", "report"),
 ]
-START_SECONDS = 300
-SETTLE_SECONDS = 60
-
-
-def unused_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 @pytest.fixture(scope="module")
@@ -58,56 +45,14 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def environment(folder):
-    """A Prefect home of its own, no network, no API yet."""
-    own = {
-        "PREFECT_HOME": str(folder / "prefect"),
-        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-        "HF_HUB_OFFLINE": "1",
-        "COLUMNS": "160",
-    }
-    return {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")} | own
+    return own_environment(folder)
 
 
 @pytest.fixture(scope="module")
 def api(folder, environment):
     """The address of a real Prefect server on this machine."""
-    port = unused_port()
-    command = [
-        sys.executable,
-        "-m",
-        "prefect",
-        "server",
-        "start",
-        "--host",
-        "127.0.0.1",
-        "--port",
-        str(port),
-        "--no-ui",
-    ]
-    address = f"http://127.0.0.1:{port}/api"
-    with (folder / "server.log").open("w") as log:
-        server = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
-    try:
-        wait_until_healthy(address, server, folder / "server.log")
+    with started_server(folder, environment, "--no-ui") as address:
         yield address
-    finally:
-        server.terminate()
-        try:
-            server.wait(30)
-        finally:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(server.pid, signal.SIGKILL)
-
-
-def wait_until_healthy(address, server, log):
-    deadline = time.monotonic() + START_SECONDS
-    while time.monotonic() < deadline:
-        assert server.poll() is None, log.read_text()
-        with contextlib.suppress(httpx.TransportError):
-            if httpx.get(f"{address}/health", timeout=10).json() is True:
-                return
-        time.sleep(0.5)
-    raise AssertionError(f"no server after {START_SECONDS} s:\n{log.read_text()}")
 
 
 def odd_rows():
@@ -172,20 +117,6 @@ def outputs(first, folder):
     return found
 
 
-def ask(api, what, **body):
-    """Everything the server holds of a kind."""
-    return httpx.post(f"{api}/{what}/filter", json=body, timeout=60).raise_for_status().json()
-
-
-def settled(api, what, done, **body):
-    """Everything the server holds of a kind, once `done`: it writes down task runs and logs a little later than it is
-    told of them."""
-    deadline = time.monotonic() + SETTLE_SECONDS
-    while not done(found := ask(api, what, **body)) and time.monotonic() < deadline:
-        time.sleep(0.5)
-    return found
-
-
 def test_every_flow_and_every_stage_is_a_completed_run(first, api):
     names = {flow["id"]: flow["name"] for flow in ask(api, "flows")}
     # runs of later tests have other names or came later: the first run's parent is the oldest
@@ -220,7 +151,7 @@ def test_the_tables_are_artifacts_of_the_run(first, api):
     assert set(METHODS) <= {row["method"] for row in json.loads(artifacts[f"{NAME}-balance"]["data"])}
     assert [row["method"] for row in json.loads(artifacts[f"{NAME}-confidence"]["data"])] == list(METHODS)
     for picture in ("sources", "influence", "coverage"):
-        assert artifacts[f"{NAME}-{picture}-picture"]["data"].startswith("data:image/svg+xml;base64,")
+        assert artifacts[f"{NAME}-{picture}-picture"]["data"].startswith("![")
     evaluation = artifacts[f"{NAME}-evaluation"]["data"]
     assert "held-out bits per byte" in evaluation
     assert "accuracy" in evaluation

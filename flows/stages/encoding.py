@@ -59,9 +59,9 @@ def encode(config: RunConfig, store: StageStore, ingested: StageOutput, cleaned:
         ],
     )
     audit = json.loads((output.path / AUDIT).read_text())
+    check(audit, config.audit, config.max_length, output.path / AUDITED_ROWS)
     for name, part in audit.items():
         for source, sums in part["sources"].items():
             if worth_telling(sums):
                 logger.warning("encoding of the %s, %s: %s", name, source, in_words(sums))
-    check(audit, config.audit, config.max_length, output.path / AUDITED_ROWS)
     return output

@@ -15,6 +15,8 @@ MODEL_START = 8.0  # seconds to merge and load one more model into the engine
 ENGINE = 2800 << 20  # bytes of vLLM beside the model and its cache
 PER_ROW = {"ingest": 1e-4, "clean": 3.5e-4, "encode": 4e-4, "select": 2e-5, "export": 2e-4, "similarity": 3e-4}
 ANALYSIS = 7e-4  # seconds per row
+FIGURES = 1e-3  # seconds per row counted
+FIGURE_PASSES = 2.4  # over the tokens of the rows read: losses, embeddings, and the answers alone
 GRADIENT_PASS = 1.15  # of a training step, per token
 FORWARD = 0.45
 EXAMPLE = 6  # bytes in memory per byte of text
@@ -87,6 +89,13 @@ def costs(config: RunConfig, work: Workload, speed: Speed, layers: int, hidden: 
         by_rows("export", arms, text * work.selected * arms),
         StageCost("analysis", ANALYSIS * work.rows, pool_in_memory, 100 * work.rows),
         StageCost(
+            "figures",
+            FIGURES * _sampled(work, config.figures.text_rows, arms)
+            + rate * FORWARD * FIGURE_PASSES * per_row * _sampled(work, config.figures.rows, arms),
+            PROCESS + weights,
+            40 * _sampled(work, config.figures.rows, arms),
+        ),
+        StageCost(
             "finetune",
             arms * seeds * (TRAINING_START + rate * selected * tuned.optimizer.epochs),
             training,
@@ -101,6 +110,11 @@ def costs(config: RunConfig, work: Workload, speed: Speed, layers: int, hidden: 
         ),
         StageCost("report", REPORT, pool_in_memory, 2 << 20),
     ]
+
+
+def _sampled(work: Workload, rows: int, arms: int) -> float:
+    """Rows of the pool's sample and of every selection's."""
+    return min(work.rows, rows) + arms * min(work.selected * work.rows, rows)
 
 
 def _stored(config: RunConfig, work: Workload) -> int:

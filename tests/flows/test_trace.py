@@ -63,9 +63,9 @@ def test_a_copy_of_a_row_finds_the_row_first_and_then_needs_no_gradients(config,
     assert all(abs(each.score) <= 1 + 1e-3 for each in found)
     assert [each.text for each in first] == [row["messages"][-1]["content"] for row in asked]
 
-    shards = sorted(p.name for p in (config.store / "features").rglob("values.npy"))
+    shards = sorted(p.name for p in (Path(config.store) / "features").rglob("values.npy"))
     assert trace(config, Path(questions), 3) == found
-    assert sorted(p.name for p in (config.store / "features").rglob("values.npy")) == shards
+    assert sorted(p.name for p in (Path(config.store) / "features").rglob("values.npy")) == shards
 
 
 def test_exact_mode_keeps_nothing_to_ask(config, tmp_path):

@@ -145,7 +145,9 @@ def run(job: TrainJob) -> None:
     trainer.train(resume_from_checkpoint=str(found) if found else None)
     if not main_process:
         return
-    (job.output / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in trainer.state.log_history))
+    # not the Trainer's summary: its mean loss and rates are of the time since the last resume only
+    lines = [json.dumps(line) + "\n" for line in trainer.state.log_history if "train_runtime" not in line]
+    (job.output / "log.jsonl").write_text("".join(lines))
     (job.output / "excluded.json").write_text(json.dumps(dict(excluded), indent=1))
     adapter = trainer.accelerator.unwrap_model(trainer.model)
     save_adapter(adapter, job.output / "adapter", start)

@@ -124,11 +124,11 @@ def outputs(store: Path) -> dict[str, Path]:
 SECONDS = re.compile(r'("(?:\w*seconds\w*|\w*_runtime|\w*_per_second|finished|time|total_flos)": )("[^"]*"|[\d.eE+-]+)')
 
 
-def contents(folder: Path) -> dict[str, bytes]:
+def contents(folder: Path, made_in: Path | None = None) -> dict[str, bytes]:
     """Every file of a stage without what tells the time (logs of processes with their bars, seconds, dates) or the
-    place of its store."""
+    place of its store. made_in: the store's place then, if it was moved."""
     found = {}
-    place = str(folder.parents[1])
+    place = str(made_in or folder.parents[1])
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
         if path.is_dir() or path.suffix == ".log":

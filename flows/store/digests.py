@@ -1,6 +1,6 @@
 """Hashes of files, folders, sources and values: what stage keys are made of.
 
-SHA-256 runs at 1 to 2 GB/s on one core; files are hashed side by side, so that a store of many gigabytes is checked at
+SHA-256 runs at about 1 GB/s on one core; files are hashed side by side, so that a store of many gigabytes is checked at
 the speed of its disk.
 """
 

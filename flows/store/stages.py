@@ -2,7 +2,7 @@
 
 A stage writes into a `.partial` folder; the manifest (with checksums of all files) is written last, then the folder is
 renamed: a folder without `.partial` is complete. A folder that no longer matches its checksums is set aside as
-`.damaged` and made again. Every byte is read at every run, 1 to 2 GB/s a core: a file that rots on the disk keeps its
+`.damaged` and made again. Every byte is read at every run, about 1 GB/s a core: a file that rots on the disk keeps its
 times, so nothing less would find it.
 """
 

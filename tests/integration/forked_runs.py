@@ -24,6 +24,7 @@ from typing import NoReturn
 import datasets  # noqa: F401  (loaded once, for all children)
 import peft  # noqa: F401
 import torch
+import typer
 
 from curate.influence.checkpoint_pass import CheckpointPass
 from flows import pipeline
@@ -93,8 +94,11 @@ def _end(work: Callable[[], object]) -> NoReturn:
 
 
 def run(told: dict) -> None:
-    with _user_errors():
-        pipeline.pipeline_flow(validate(told["config"]))
+    try:
+        with _user_errors():
+            pipeline.pipeline_flow(validate(told["config"]))
+    except typer.Exit as end:
+        raise SystemExit(end.exit_code) from None
 
 
 def main() -> None:

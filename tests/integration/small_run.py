@@ -40,7 +40,7 @@ def write_config(folder: Path, store: str | Path) -> dict:
         "name": NAME,
         "store": str(store),
         "model": str(ROOT / "demo/model"),
-        "max_length": 96,
+        "max_length": 192,
         "data": {
             "pool": [{"path": str(folder / "pool.parquet")}],
             "targets": [{"path": str(folder / "targets.parquet")}],

@@ -9,7 +9,7 @@ of all processes together, what is found of what was planted, growth with N, and
 POOL: Parquet files with `messages`. Rows are made of the sentences of its conversations, mixed by a seeded generator, 5
 to 12 to a row; every tenth row is planted: an exact copy in other case, a copy with a word changed here and there, or a
 row that asks what an item asks. So what should be found is known. Ours runs as the stages run it (`read_into`,
-`clean_pool`) in a process of its own; memory is the proportional set size of its whole process tree, sampled ten times
+`clean_pool`) in a process of its own; memory is the proportional set size of its whole process tree, sampled twice
 a second. Peers are given the same texts as JSON Lines and search near-duplicates only, with 2 workers where they have
 any.
 """
@@ -177,7 +177,7 @@ class Memory:
         self._thread.join()
 
     def _watch(self) -> None:
-        while not self._stop.wait(0.1):
+        while not self._stop.wait(0.5):
             self.peak = max(self.peak, sum(map(_bytes_of, _tree(self._process))))
 
 

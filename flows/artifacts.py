@@ -15,6 +15,7 @@ from prefect.artifacts import (
     create_table_artifact,
 )
 
+from eval.tables import Comparison
 from flows.config import RunConfig
 from flows.report import selection_plots, training_plots
 from flows.report.data import SourceShare, read_analysis, read_mixture, read_shares
@@ -187,11 +188,32 @@ def overview(config: RunConfig, outputs: Mapping[str, StageOutput]) -> None:
     parts = [
         f"The report: `{(outputs['report'].path / REPORT_FILE).resolve()}`",
         "## Results",
-        read_results(outputs["evaluate"].path).to_markdown(),
+        _results(read_results(outputs["evaluate"].path)),
         "## Rows",
         _rows(outputs, config.selection.methods),
     ]
     _text(config, "overview", "\n\n".join(parts), "Results, rows and where the report is")
+
+
+def _results(comparison: Comparison) -> str:
+    """A line per row and model, compared with the last control only: the UI cuts off wider tables, such as those in
+    `evaluation`."""
+    parts = []
+    for table in comparison.tables:
+        way = "higher is better" if table.metric.higher_is_better else "lower is better"
+        control = table.controls[-1] if table.controls else None
+        lines = [f"|  | model | mean | {f'against {control}' if control else ''} |", "| --- | --- | --- | --- |"]
+        for row in table.rows:
+            for number, model in enumerate(table.models):
+                score, told = table.cell(model, row.name), ""
+                if control and model not in table.controls:
+                    found = table.difference(model, control, row.name)
+                    told = f"{found.interval.mean:+.3f} [{found.interval.low:+.3f}, {found.interval.high:+.3f}] "
+                    told += found.verdict
+                name = "" if number else row.name
+                lines.append(f"| {name} | {model} | {score.mean:.3f} [{score.low:.3f}, {score.high:.3f}] | {told} |")
+        parts += [f"**{table.metric.name}** ({way}; {comparison.confidence:.0%} intervals)", "\n".join(lines)]
+    return "\n\n".join([*parts, "\n".join(f"- {note}" for note in comparison.notes)])
 
 
 def report_link(config: RunConfig, output: StageOutput) -> None:

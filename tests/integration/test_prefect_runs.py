@@ -330,7 +330,7 @@ def test_the_pages_show_stages_and_results(api, finished):
             page.get_by_text(stage, exact=True).first.wait_for()
         page.get_by_text("Cached", exact=True).first.wait_for()
         page.goto(f"{pages}/artifacts/artifact/{artifacts[f'{NAME}-overview']}")
-        for text in ("held-out bits per byte", "bids − random", "selected by bids", "targets to steer by"):
+        for text in ("held-out bits per byte", "against random", "selected by bids", "targets to steer by"):
             page.get_by_text(text).first.wait_for()
         page.get_by_alt_text("what became of the rows").wait_for()
         browser.close()

@@ -42,7 +42,8 @@ from eval.tables import (
     compared_pairs,
 )
 
-BASE, RANDOM = "base", "random"  # the controls every run knows by name
+# the controls every run knows by name; latest: what is live when a nightly run would replace it
+BASE, LATEST, RANDOM = "base", "latest", "random"
 
 # model → task → its scores
 Scores = Mapping[str, Mapping[str, TaskScores]]

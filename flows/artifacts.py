@@ -223,6 +223,11 @@ def report_link(config: RunConfig, output: StageOutput) -> None:
     create_link_artifact(path.as_uri(), link_text=str(path), key=artifact_key(config, "report"), description=told)
 
 
+def night(config: RunConfig, text: str) -> None:
+    """What a nightly run decided and what changed in the selection. text: Markdown."""
+    create_markdown_artifact(text, key=_key(config, "night"), description="Promotion, and changes of the selection")
+
+
 def stages(config: RunConfig, outputs: Mapping[str, StageOutput]) -> None:
     """Rows and time per stage, and where its files are; the last row is the report."""
     rows = [

@@ -107,6 +107,50 @@ def demo(overrides: SetOption = []) -> None:  # noqa: B006
 
 
 @app.command()
+def nightly(config: ConfigArgument, overrides: SetOption = []) -> None:  # noqa: B006
+    """Run the pipeline on tonight's pool; the new adapter goes live unless a capability got worse."""
+    with _user_errors():
+        checked = _load(config, overrides)
+        from flows import console
+        from flows.nightly.files import promoted_folder
+        from flows.nightly.flow import nightly_flow
+        from flows.nightly.show import show_night
+        from flows.store import open_store
+
+        _quiet_prefect()
+        night = nightly_flow(checked)
+        show_night(night, console.console)
+        folder = promoted_folder(open_store(checked.store, checked.store_cache).root, checked.name)
+        if night.live:
+            console.show_paths({name: str(folder / name) for name in ("adapter", "dataset")})
+
+
+@app.command()
+def history(
+    name: Annotated[str, typer.Argument(help="name of the nightly runs", show_default=False)],
+    night: Annotated[int | None, typer.Argument(help="number of one night: what changed, and why")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="print the records")] = False,
+    store: StoreOption = DEFAULT_STORE,
+) -> None:
+    """The nights of a name: what was promoted or refused and why, and what changed in the selection."""
+    with _user_errors():
+        from rich.console import Console
+
+        from flows.nightly import show
+        from flows.nightly.history import History
+        from flows.store import open_store
+
+        found = History(open_store(store), name)
+        nights = found.nights() if night is None else [found.read(night)]
+        if as_json:
+            typer.echo(show.as_json(nights))
+        elif night is None:
+            show.show_nights(nights, Console())
+        else:
+            show.show_night(nights[0], Console())
+
+
+@app.command()
 def validate(config: ConfigArgument, overrides: SetOption = []) -> None:  # noqa: B006
     """Dry run: every error at once, and an estimate of time, memory and disk for every stage."""
     with _user_errors():

@@ -26,6 +26,7 @@ from curate.sources.opening import check_path, is_pattern, is_url
 from eval.sandbox import SandboxLimits
 from eval.statistics import RESAMPLES
 from flows.execution import ExecutionSettings
+from flows.nightly.settings import PromotionSettings
 from flows.store.opening import DEFAULT_CACHE, check_location
 from train.names import nearest, nearest_path
 from train.settings import AuditSettings, ExistingPath, LoraSettings, OptimizerSettings, Settings, TrainingParts
@@ -162,11 +163,26 @@ class RunConfig(Settings):
     export: ExportSettings = ExportSettings()
     finetune: FinetuneSettings = FinetuneSettings()
     evaluation: EvaluationSettings
+    promotion: PromotionSettings = PromotionSettings()
     execution: ExecutionSettings = ExecutionSettings()
 
     def training_seeds(self) -> list[int]:
         """The seeds with which every selection is trained on."""
         return self.finetune.seeds or [self.seed]
+
+    def promoted_method(self) -> str:
+        """The selection whose adapter may go live."""
+        return self.promotion.method or self.selection.methods[0]
+
+    @model_validator(mode="after")
+    def _promoted_method_is_run(self) -> RunConfig:
+        method = self.promotion.method
+        if method is not None and method not in self.selection.methods:
+            raise ValueError(
+                f"promotion.method {method!r} is not run{nearest(method, self.selection.methods)}; selection.methods: "
+                f"{', '.join(self.selection.methods)}"
+            )
+        return self
 
     @model_validator(mode="after")
     def _licenses_permit_the_export(self) -> RunConfig:

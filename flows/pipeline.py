@@ -22,6 +22,7 @@ from prefect import flow
 from curate.selection.inputs import INPUTS
 from flows import artifacts
 from flows.config import RunConfig
+from flows.nightly.warmup import keep_warmup as kept_warmup
 from flows.report.page import REPORT_FILE, report
 from flows.runs import write_run
 from flows.stage_run import run_stage
@@ -62,8 +63,11 @@ class PipelineResult:
 
 
 @flow(name="curate", flow_run_name="curate-{config.name}")
-def curate_flow(config: RunConfig) -> Curated:
-    """Sources in, one exported dataset per selection method out."""
+def curate_flow(config: RunConfig, keep_warmup: bool = False) -> Curated:
+    """Sources in, one exported dataset per selection method out.
+
+    keep_warmup: use the warmup of earlier nightly runs of this name while it fits, instead of one of this pool.
+    """
     store = open_store(config.store, config.store_cache)
     stages: dict[str, StageOutput] = {}
 
@@ -75,7 +79,7 @@ def curate_flow(config: RunConfig) -> Curated:
     stage("guard", guard, ingested)
     cleaned = stage("clean", clean, ingested)
     encoded = stage("encode", encode, ingested, cleaned)
-    warmed = stage("warmup", warmup, encoded)
+    warmed = stage("warmup", kept_warmup if keep_warmup else warmup, encoded)
     gradient = stage("gradients", gradients, encoded, warmed)
     matrix = stage("attribution", attribution, ingested, encoded, gradient)
     scores: dict[str, StageOutput] = {"influence": matrix}
@@ -131,13 +135,24 @@ def evaluate_flow(
 
 
 @flow(name="pipeline", flow_run_name="{config.name}")
-def pipeline_flow(config: RunConfig) -> PipelineResult:
-    """Curate, fine-tune on every selection, evaluate, report."""
-    curated = curate_flow(config)
+def pipeline_flow(
+    config: RunConfig,
+    keep_warmup: bool = False,
+    rivals: dict[str, list[str]] | None = None,
+    rival_datasets: dict[str, str] | None = None,
+) -> PipelineResult:
+    """Curate, fine-tune on every selection, evaluate, report.
+
+    keep_warmup: as `curate` takes it; rivals, rival_datasets: further models for `evaluate` and what they were trained
+    on, left out where they are what this run has trained itself.
+    """
+    curated = curate_flow(config, keep_warmup)
     tuned = finetune_flow(config, curated.datasets)
     seeds = [f"-seed{seed}" if number else "" for number, seed in enumerate(config.training_seeds())]
     models = {method: [str(tuned[f"{method}{seed}"].path) for seed in seeds] for method in curated.datasets}
-    evaluated = evaluate_flow(config, models, curated.datasets)
+    others = {name: folders for name, folders in (rivals or {}).items() if folders not in models.values()}
+    trained = {name: folder for name, folder in (rival_datasets or {}).items() if name in others}
+    evaluated = evaluate_flow(config, models | others, curated.datasets | trained)
     stages = curated.stages | {f"finetune-{name}": output for name, output in tuned.items()} | {"evaluate": evaluated}
     page = run_stage("report", report, config, open_store(config.store, config.store_cache), stages)
     stages["report"] = page

@@ -96,7 +96,7 @@ def analyse(
         found, orders = {}, {}
         for method in methods:
             own = measure.scored if scored[method].key == reference.key else opened(scored[method])
-            selection = _read_selection(selected[method].path, own.matrix)
+            selection = read_selection(selected[method].path, own.matrix)
             found[method] = _one_method(folder, method, own, selection, measure)
             orders[method] = measure.places([own.matrix.row_ids[row] for row in selection.order])
         by_source = influence_by_source(measure.view, measure.scored.sources, matrix.tasks)
@@ -146,7 +146,7 @@ def _others(methods: Sequence[str], reference: StageOutput) -> list[str]:
     return [name for name, kind in INPUTS.items() if kind == "influence" and name not in methods]
 
 
-def _read_selection(folder: Path, matrix: ScoreMatrix) -> Selection:
+def read_selection(folder: Path, matrix: ScoreMatrix) -> Selection:
     """What the select stage wrote, in indices into the scores that it read."""
     table = pq.read_table(folder / SELECTION, columns=["id", "target", "utility"]).to_pydict()
     row = {name: index for index, name in enumerate(matrix.row_ids)}

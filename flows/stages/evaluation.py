@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from curate.sources import pinned, read_targets
 from eval import leakage, parts
 from eval.adapters import check_fit
-from eval.compare import BASE, RANDOM, Scores, compare
+from eval.compare import BASE, LATEST, RANDOM, Scores, compare
 from eval.errors import EvaluationError
 from eval.harness import run_evaluation
 from eval.items import read_items
@@ -105,8 +105,8 @@ def _model(config: RunConfig, name: str, run: int, folder: Path) -> EvaluatedMod
 def evaluate(
     config: RunConfig, store: StageStore, models: Sequence[EvaluatedModel], datasets: Mapping[str, str]
 ) -> StageOutput:
-    """Comparison of all models with base and, where there is one, random as controls. datasets: name -> exported folder
-    that models were trained on."""
+    """Comparison of all models with base and, where there are any, latest and random as controls. datasets: name ->
+    exported folder that models were trained on."""
     settings = config.evaluation
 
     def build(folder: Path) -> None:
@@ -146,7 +146,7 @@ def evaluate(
             notes += response.notes
             (folder / ENGINE).write_text(json.dumps({**response.engine.model_dump(), "notes": notes}, indent=1))
         names = {m.name for m in models}
-        controls = [name for name in (BASE, RANDOM) if name in names and len(names) > 1]
+        controls = [name for name in (BASE, LATEST, RANDOM) if name in names and len(names) > 1]
         (folder / EXCLUDED).write_text(json.dumps(skipped, indent=1))
         leakage.write_leaks(folder / LEAKS, leaks)
         if not scored:

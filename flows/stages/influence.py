@@ -34,6 +34,7 @@ from train.settings import TrainJob
 SAMPLE, TRUST = "sample.parquet", "trust.json"
 FEATURES = "features"  # feature stores of all runs, beside the stages
 JOB, LOG = "job.json", "gradients.log"
+WARMUP_CODE = ("train", "flows/stages/influence.py")
 GRADIENT_CODE = [
     *("train/audit.py", "train/encoding.py", "train/rendering.py"),
     "train/forward.py",
@@ -73,7 +74,7 @@ def warmup(config: RunConfig, store: StageStore, encoded: StageOutput) -> StageO
         build,
         params={"settings": settings.model_dump(mode="json"), "seed": config.seed},
         inputs={"encode": encoded.key, "model": external_digest(config.model)},
-        code=["train", "flows/stages/influence.py"],
+        code=WARMUP_CODE,
         resumable=True,  # the training goes on at its last checkpoint
     )
 

@@ -114,6 +114,17 @@ class StageStore:
                 self.mirror.push(self.root, stage, key)
         return StageOutput(stage, key, folder, False, seconds, dict(rows or {}))
 
+    def find(self, stage: str, key: str) -> StageOutput | None:
+        """What is complete under a key, here or behind the URL, every byte of it read; None if nowhere. This process
+        relies on it from now on."""
+        if not (is_name(stage) and is_name(key)):
+            raise StoreError(f"{stage!r}/{key!r} is no place in a store")
+        folder = self.root / stage / key
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with held(folder, f"stage {stage}"):
+            note_use(self.root, stage, key)
+            return self._find(stage, key, folder)
+
     def _find(self, stage: str, key: str, folder: Path) -> StageOutput | None:
         """What an earlier run finished, here or behind the URL, if all of it is still as its manifest says."""
         if self.mirror:

@@ -24,7 +24,7 @@ from curate.selection.explain.budget import SuggestedBudget, suggested_budget, u
 from curate.selection.explain.confidence import Confidence, resampled_columns, selection_confidence
 from curate.selection.explain.coverage import Coverage, coverage, top_rows
 from curate.selection.explain.neighbours import Neighbours, nearest_selected
-from curate.selection.explain.reasons import NearMiss, WhyNot, near_misses, selection_table, why_not
+from curate.selection.explain.reasons import NearMiss, WhyNot, near_misses, selection_table, why_not, why_not_rows
 from curate.selection.explain.sources import SourceShare, influence_by_source, source_shares
 
 __all__ = [
@@ -53,4 +53,5 @@ __all__ = [
     "top_rows",
     "utility_curve",
     "why_not",
+    "why_not_rows",
 ]

@@ -51,17 +51,29 @@ def why_not(scores: np.ndarray | ScoreView, selection: Selection, row: int, *, n
     A gap below the last utility says that even at the end other rows added more. Raises `SelectionError` for an
     unusable row.
     """
+    return why_not_rows(scores, selection, [row], normalize=normalize)[0]
+
+
+def why_not_rows(
+    scores: np.ndarray | ScoreView, selection: Selection, rows: Sequence[int], *, normalize: bool = True
+) -> list[WhyNot]:
+    """`why_not` of each row, for one reading of the selection."""
     view = open_view(scores) if normalize else open_view(scores).raw()
     mean = _end_mean(view, selection)
-    gaps = view.row(int(positions_of(view, np.array([row]))[0])) - mean
-    found = np.flatnonzero(selection.order == row)
-    return WhyNot(
-        row=row,
-        gap=float(gaps.max()),
-        target=int(view.columns[gaps.argmax()]),
-        last_utility=float(selection.utility[-1]),
-        selected_at=int(found[0]) if found.size else None,
-    )
+    places = {int(row): place for place, row in enumerate(selection.order)}
+    found = []
+    for row, position in zip(rows, positions_of(view, np.array(rows, dtype=np.int64)), strict=True):
+        gaps = view.row(int(position)) - mean
+        found.append(
+            WhyNot(
+                row=row,
+                gap=float(gaps.max()),
+                target=int(view.columns[gaps.argmax()]),
+                last_utility=float(selection.utility[-1]),
+                selected_at=places.get(row),
+            )
+        )
+    return found
 
 
 def near_misses(scores: np.ndarray | ScoreView, selection: Selection, count: int = 10) -> list[NearMiss]:

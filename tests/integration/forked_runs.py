@@ -1,6 +1,7 @@
 """A parent with the heavy modules loaded that forks the pipeline once for every line on its standard input.
 
-A line is JSON: `config` (of a run), `log` (a file), `environment` and `launcher`. The child is the leader of its own
+A line is JSON: `config` (of a run), `flow` (pipeline or nightly), `log` (a file), `environment` and `launcher`. The
+child is the leader of its own
 process group, so that it can be killed with all that it starts. What is left out is what takes seconds and touches no
 store: Prefect, whose wrappers are taken off the flows, and, unless `launcher` is true, `accelerate launch` and a new
 interpreter, so that the training and gradient processes are forked too. Answers `{"pid": ...}` at once and
@@ -10,6 +11,7 @@ interpreter, so that the training and gradient processes are forked too. Answers
 from __future__ import annotations
 
 import json
+import logging
 import os
 import runpy
 import socket
@@ -30,6 +32,7 @@ from curate.influence.checkpoint_pass import CheckpointPass
 from flows import pipeline
 from flows.cli import _user_errors
 from flows.config import validate
+from flows.nightly import flow as nightly
 from flows.process import ProcessError
 from flows.stages import influence, training
 from train.process import PARENT, log_tail, told_error
@@ -37,9 +40,12 @@ from train.process import PARENT, log_tail, told_error
 
 def without_prefect() -> None:
     pipeline.run_stage = lambda name, work, *arguments: work(*arguments)
-    pipeline.artifacts = SimpleNamespace(**dict.fromkeys(("curation", "training", "evaluation", "stages"), _nothing))
+    names = ("curation", "training", "evaluation", "stages", "night")
+    pipeline.artifacts = nightly.artifacts = SimpleNamespace(**dict.fromkeys(names, _nothing))
     for name in ("curate_flow", "finetune_flow", "evaluate_flow", "pipeline_flow"):
         setattr(pipeline, name, getattr(pipeline, name).fn)
+    nightly.pipeline_flow, nightly.nightly_flow = pipeline.pipeline_flow, nightly.nightly_flow.fn
+    nightly.get_run_logger = logging.getLogger
 
 
 def tell_shards() -> None:
@@ -64,7 +70,8 @@ def launch(module: str, job: Path, accelerate_config: Path | None, log: Path, na
     if child == 0:
         _write_to(log, os.O_TRUNC)
         os.environ[PARENT] = parent
-        torch.set_num_threads(os.cpu_count() or 1)  # as the launcher does
+        # as the launcher does, or fewer: OpenMP's threads that a run has used hang in what it forks
+        torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1)))
         sys.argv = [module, str(job)]
         _end(lambda: runpy.run_module(module, run_name="__main__", alter_sys=True))
     _, status = os.waitpid(child, 0)
@@ -94,9 +101,10 @@ def _end(work: Callable[[], object]) -> NoReturn:
 
 
 def run(told: dict) -> None:
+    work = {"pipeline": pipeline.pipeline_flow, "nightly": nightly.nightly_flow}[told["flow"]]
     try:
         with _user_errors():
-            pipeline.pipeline_flow(validate(told["config"]))
+            work(validate(told["config"]))
     except typer.Exit as end:
         raise SystemExit(end.exit_code) from None
 

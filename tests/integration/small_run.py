@@ -80,10 +80,18 @@ class Forker:
             self.answers.put(json.loads(line))
         self.answers.put({"pid": None, "code": "the parent has ended"})
 
-    def start(self, config: dict, launcher: bool = False, environment: Mapping[str, str] | None = None) -> int:
-        """Process group of a run that has just begun. launcher: training and gradients by `accelerate launch`."""
+    def start(
+        self,
+        config: dict,
+        launcher: bool = False,
+        environment: Mapping[str, str] | None = None,
+        flow: str = "pipeline",
+    ) -> int:
+        """Process group of a run that has just begun. launcher: training and gradients by `accelerate launch`; flow:
+        `pipeline` or `nightly`."""
         self.log.write_text("")
-        told = {"config": config, "log": str(self.log), "launcher": launcher, "environment": dict(environment or {})}
+        told = {"config": config, "flow": flow, "log": str(self.log), "launcher": launcher}
+        told["environment"] = dict(environment or {})
         self.process.stdin.write(json.dumps(told) + "\n")
         self.process.stdin.flush()
         self.group = self.answers.get(timeout=PATIENCE_S)["pid"]

@@ -225,7 +225,7 @@ def report_link(config: RunConfig, output: StageOutput) -> None:
 
 def night(config: RunConfig, text: str) -> None:
     """What a nightly run decided and what changed in the selection. text: Markdown."""
-    create_markdown_artifact(text, key=_key(config, "night"), description="Promotion, and changes of the selection")
+    _text(config, "night", text, "Promotion, and changes of the selection")
 
 
 def stages(config: RunConfig, outputs: Mapping[str, StageOutput]) -> None:

@@ -101,7 +101,8 @@ class CheckpointOutcome(Settings):
     identity: FeatureIdentity
     weight: float = Field(description="share in the matrix: mean learning rate used, normalised over checkpoints")
     rows_found: int = Field(
-        0, description="rows that earlier runs had left in the store; not written down, where outputs must be the same"
+        0,
+        description="rows that earlier runs had left in the store; not written down, where outputs must be the same",
     )
     excluded: dict[str, str]
     small_v_share: float | None = Field(description="share of coordinates with v' below eps (Adam rules)")

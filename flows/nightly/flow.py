@@ -6,6 +6,7 @@ the store, so a night that is started again goes on where it stopped.
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,7 +14,6 @@ from pathlib import Path
 import pyarrow.parquet as pq
 from prefect import flow, get_run_logger
 
-from curate.influence.job import read_outcomes
 from curate.selection.inputs import INPUTS
 from eval.compare import BASE, LATEST
 from eval.items import read_items
@@ -30,6 +30,7 @@ from flows.nightly.warmup import PIN, Pin, read_pin
 from flows.pipeline import PipelineResult, pipeline_flow
 from flows.stages.evaluation import HELD_OUT, ITEMS, read_results
 from flows.stages.export import DATASET
+from flows.stages.influence import COST
 from flows.stages.outside import external_digest
 from flows.store import StageOutput, StageStore, open_store
 
@@ -165,7 +166,8 @@ def _pool(live: Mapping[str, StageOutput], tonight: Mapping[str, StageOutput]) -
 
 def _cost(tonight: Mapping[str, StageOutput]) -> GradientCost:
     rows, output = tonight["encode"].rows["rows_out"], tonight["gradients"]
-    found = tuple(rows if output.cached else each.rows_found for each in read_outcomes(output.path))
+    told = json.loads((output.path / COST).read_text(encoding="utf-8"))["rows_found"]
+    found = tuple(rows if output.cached else each for each in told)
     return GradientCost(computed=tuple(rows - each for each in found), found=found)
 
 

@@ -50,16 +50,19 @@ def markdown(night: Night) -> str:
 
 def show_nights(nights: Sequence[Night], console: Console) -> None:
     """A line per night, the first first."""
-    table = Table("night", "ended", "outcome", "live", "pool", "gradients", "selection", "because", box=box.SIMPLE)
+    table = Table(box=box.SIMPLE, pad_edge=False)
+    for column in ("night", "ended", "outcome", "live", "pool", "gradients", "selection"):
+        table.add_column(column, no_wrap=True)
+    table.add_column("because", overflow="fold")
     for night in nights:
         table.add_row(
             str(night.number),
-            night.finished,
+            night.finished[:10],
             night.outcome,
             "–" if night.live is None else str(night.live),
-            f"{night.pool.rows:,}: +{night.pool.new:,} −{night.pool.vanished:,}",
-            _gradients(night.gradients),
-            f"{night.selection.rows:,}: +{len(night.selection.added):,} −{len(night.selection.dropped):,}",
+            f"{night.pool.rows:,} +{night.pool.new:,} −{night.pool.vanished:,}",
+            f"{max(night.gradients.computed, default=0):,}",
+            f"{night.selection.rows:,} +{len(night.selection.added):,} −{len(night.selection.dropped):,}",
             escape(night.reasons[0]) + (f" (and {len(night.reasons) - 1} more)" if len(night.reasons) > 1 else ""),
         )
     console.print(table)

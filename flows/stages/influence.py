@@ -34,6 +34,7 @@ from train.settings import TrainJob
 SAMPLE, TRUST = "sample.parquet", "trust.json"
 FEATURES = "features"  # feature stores of all runs, beside the stages
 JOB, LOG = "job.json", "gradients.log"
+COST = "cost.json"  # per checkpoint the rows that cost nothing: like seconds, another number after a kill
 WARMUP_CODE = ("train", "flows/stages/influence.py")
 GRADIENT_CODE = [
     *("train/audit.py", "train/encoding.py", "train/rendering.py"),
@@ -114,6 +115,7 @@ def gradients(config: RunConfig, store: StageStore, encoded: StageOutput, warmed
         told = [outcome.model_dump(mode="json", exclude={"rows_found"}) for outcome in outcomes]
         text = json.dumps(told, indent=1)
         (folder / OUTCOME).write_text(text)
+        (folder / COST).write_text(json.dumps({"rows_found": [outcome.rows_found for outcome in outcomes]}))
         pool = pq.read_table(encoded.path / POOL, columns=["id"])["id"].to_pylist()
         excluded = set().union(*(outcome.excluded for outcome in outcomes))
         lost = sum(row in excluded for row in pool)

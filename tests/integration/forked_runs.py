@@ -10,6 +10,7 @@ interpreter, so that the training and gradient processes are forked too. Answers
 
 from __future__ import annotations
 
+import inspect
 import json
 import logging
 import os
@@ -20,7 +21,6 @@ import traceback
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 from typing import NoReturn
 
 import datasets  # noqa: F401  (loaded once, for all children)
@@ -29,7 +29,7 @@ import torch
 import typer
 
 from curate.influence.checkpoint_pass import CheckpointPass
-from flows import pipeline
+from flows import artifacts, pipeline
 from flows.cli import _user_errors
 from flows.config import validate
 from flows.nightly import flow as nightly
@@ -40,8 +40,9 @@ from train.process import PARENT, log_tail, told_error
 
 def without_prefect() -> None:
     pipeline.run_stage = lambda name, work, *arguments: work(*arguments)
-    names = ("curation", "training", "evaluation", "stages", "night")
-    pipeline.artifacts = nightly.artifacts = SimpleNamespace(**dict.fromkeys(names, _nothing))
+    for name, made in list(vars(artifacts).items()):
+        if inspect.isfunction(made) and made.__module__ == artifacts.__name__:
+            setattr(artifacts, name, _nothing)
     for name in ("curate_flow", "finetune_flow", "evaluate_flow", "pipeline_flow"):
         setattr(pipeline, name, getattr(pipeline, name).fn)
     nightly.pipeline_flow, nightly.nightly_flow = pipeline.pipeline_flow, nightly.nightly_flow.fn

@@ -18,6 +18,8 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
+from flows.stages.influence import COST
+
 ROOT = Path(__file__).parents[2]
 NAME, METHODS = "small", ("bids", "random")
 SHARD_ROWS = 8
@@ -133,13 +135,13 @@ SECONDS = re.compile(r'("(?:\w*seconds\w*|\w*_runtime|\w*_per_second|finished|ti
 
 
 def contents(folder: Path, made_in: Path | None = None) -> dict[str, bytes]:
-    """Every file of a stage without what tells the time (logs of processes with their bars, seconds, dates) or the
-    place of its store. made_in: the store's place then, if it was moved."""
+    """Every file of a stage without what tells the time or the cost (logs of processes with their bars, seconds, dates,
+    rows found) or the place of its store. made_in: the store's place then, if it was moved."""
     found = {}
     place = str(made_in or folder.parents[1])
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
-        if path.is_dir() or path.suffix == ".log":
+        if path.is_dir() or path.suffix == ".log" or name == COST:
             continue
         content = path.read_bytes()
         if name == "manifest.json":

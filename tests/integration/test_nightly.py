@@ -16,7 +16,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from typer.testing import CliRunner
 
+from flows.cli import app
+from flows.comparison.differences import compare_runs
 from flows.nightly.history import History
 from flows.nightly.pointer import Promotions
 from flows.runs import find_run
@@ -155,27 +158,31 @@ def test_the_same_night_again_by_the_command_with_prefect(nights):
     own = {"PREFECT_HOME": str(nights.folder / "prefect"), "PREFECT_SERVER_ANALYTICS_ENABLED": "false"}
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")} | own
 
-    def equipoise(*arguments):
-        command = [sys.executable, "-m", "flows.cli", *map(str, arguments)]
-        done = subprocess.run(
-            command, cwd=ROOT, env=environment | {"COLUMNS": "200"}, capture_output=True, text=True, timeout=1800
-        )
-        assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-6000:]
-        return done.stdout
-
-    assert "Night 4 of small: unchanged; live is still night 2" in equipoise("nightly", path)
+    command = [sys.executable, "-m", "flows.cli", "nightly", str(path)]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=1800)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-6000:]
+    assert "Night 4 of small: unchanged; live is still night 2" in done.stdout
     assert nights.live() == nights.second_live
     with sqlite3.connect(nights.folder / "prefect" / "prefect.db") as database:
         ((text,),) = database.execute("select data from artifact where key = ?", (f"{NAME}-night",)).fetchall()
     assert "**Night 4: unchanged**" in json.loads(text)
-    table = equipoise("history", NAME, "--store", nights.store.root)
-    assert [word for word in ("promoted", "refused", "unchanged") if word in table] == [
-        "promoted",
-        "refused",
-        "unchanged",
-    ]
-    changes = equipoise("history", NAME, 2, "--store", nights.store.root)
+
+
+def test_the_history_tells_every_night_and_the_changes_of_each(nights):
+    def history(*arguments):
+        return CliRunner().invoke(app, ["history", NAME, *arguments, "--store", str(nights.store.root)]).output
+
+    table = history()
+    assert table.index("promoted") < table.index("refused")
+    changes = history("2")
     assert nights.gone[0] in changes
-    assert "no longer in the pool" in changes
-    (told,) = json.loads(equipoise("history", NAME, 2, "--json", "--store", nights.store.root))
+    assert "vanished" in changes
+    (told,) = json.loads(history("2", "--json"))
     assert told == nights.records[1].model_dump(mode="json")
+
+
+def test_a_night_is_compared_like_any_run(nights):
+    """What was live is in its tables and is no arm of it."""
+    found = compare_runs([night.run for night in nights.records[:2]], nights.store.root)
+    assert len(found.arms) == 2
+    assert found.results.tables

@@ -11,7 +11,7 @@ import logging
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -409,14 +409,16 @@ def serve(
     ] = None,
     timezone: Annotated[str | None, typer.Option(help="in which the schedule is meant", show_default="UTC")] = None,
     limit: Annotated[int, typer.Option(min=1, help="runs at the same time")] = 1,
+    flow: Annotated[Literal["pipeline", "nightly"], typer.Option(help="what the schedule starts")] = "pipeline",
     overrides: SetOption = [],  # noqa: B006
 ) -> None:
-    """Serve pipeline and curate as Prefect deployments, on a schedule or started in the UI (needs PREFECT_API_URL)."""
+    """Serve pipeline, nightly and curate as Prefect deployments, on a schedule or started in the UI (needs
+    PREFECT_API_URL)."""
     with _user_errors():
         checked = _load(config, overrides)
-        from flows.deploy import serve_pipeline
+        from flows.deploy import serve_flows
 
-        serve_pipeline(checked, cron, timezone, limit)
+        serve_flows(checked, cron, timezone, limit, flow)
 
 
 @app.command()

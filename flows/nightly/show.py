@@ -87,7 +87,8 @@ def show_night(night: Night, console: Console) -> None:
 
 def _facts(night: Night) -> list[tuple[str, str]]:
     selection = night.selection
-    left, come = Counter(row.why for row in selection.dropped), Counter(row.why for row in selection.added)
+    left: Counter[str] = Counter(row.why for row in selection.dropped)
+    come: Counter[str] = Counter(row.why for row in selection.added)
     facts = [
         ("pool", f"{night.pool.rows:,} rows, {night.pool.new:,} new, {night.pool.vanished:,} vanished"),
         ("warmup", f"{'kept' if night.warmup.kept else 'trained'}: {night.warmup.why}"),

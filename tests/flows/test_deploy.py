@@ -9,7 +9,8 @@ import pytest
 import yaml
 
 from flows.config import ConfigError, load_config, validate
-from flows.deploy import deployment_parameters, serve_pipeline
+from flows.deploy import deployment_parameters, serve_flows
+from flows.nightly.flow import nightly_flow
 from flows.pipeline import curate_flow, pipeline_flow
 
 ROOT = Path(__file__).parents[2]
@@ -24,7 +25,7 @@ def demo(monkeypatch):
 
 def test_parameters_survive_json(demo):
     sent = json.loads(json.dumps(deployment_parameters(demo)))
-    for flow in (pipeline_flow, curate_flow):
+    for flow in (pipeline_flow, nightly_flow, curate_flow):
         assert flow.validate_parameters(sent)["config"] == demo
     sent["config"]["selection"]["budget"] = 12
     sent["config"]["finetune"]["seeds"] = [3, 4]
@@ -38,7 +39,7 @@ def test_every_setting_of_the_form_is_described():
     assert "ExecutionSettings" in definitions
     undescribed = {
         f"{name}.{field}"
-        for name in ("RunConfig", "ExecutionSettings", "FinetuneSettings", "EvaluationSettings")
+        for name in ("RunConfig", "ExecutionSettings", "FinetuneSettings", "EvaluationSettings", "PromotionSettings")
         for field, value in definitions[name]["properties"].items()
         if not {"description", "$ref"} & set(value)
     }
@@ -49,7 +50,7 @@ def test_the_file_for_workers_holds_the_demo(demo):
     declared = yaml.safe_load((ROOT / "prefect.yaml").read_text())
     assert [(one["entrypoint"], one["name"]) for one in declared["deployments"]] == [
         ("flows/pipeline.py:pipeline_flow", "demo"),
-        ("flows/pipeline.py:pipeline_flow", "demo-nightly"),
+        ("flows/nightly/flow.py:nightly_flow", "demo-nightly"),
         ("flows/pipeline.py:curate_flow", "demo"),
     ]
     for one in declared["deployments"]:
@@ -60,4 +61,4 @@ def test_the_file_for_workers_holds_the_demo(demo):
 @pytest.mark.parametrize(("cron", "timezone"), [("every night", None), ("0 2 * * *", "Mars/Olympus")])
 def test_a_schedule_that_is_none_is_told(demo, cron, timezone):
     with pytest.raises(ConfigError, match="is not a schedule"):
-        serve_pipeline(demo, cron, timezone)
+        serve_flows(demo, cron, timezone)

@@ -136,7 +136,7 @@ def served(api, config, folder, environment, block):
     def deployed():
         assert process.poll() is None, (folder / "serve.log").read_text()
         found = {one["entrypoint"].rpartition(".")[2]: one for one in ask(api, "deployments") if one["name"] == NAME}
-        return found if len(found) == 2 else None
+        return found if len(found) == 3 else None
 
     try:
         yield process, wait_for(deployed, "the deployment")["pipeline_flow"]

@@ -48,3 +48,18 @@ def stages_of(store, number):
         folder = store.root / kept.stage / kept.key / part
         folder.mkdir(parents=True)
         (folder / "number").write_text(str(number))
+
+
+def seen(promotions):
+    """The number of what is live, as each of the links and files tells it: one, or none."""
+    folder = promotions.folder
+    numbers = {
+        (folder / "live" / "adapter" / "number").read_text(),
+        (folder / "live" / "dataset" / "number").read_text(),
+        str(promotions.latest().number),
+    }
+    for name in ("adapter", "dataset"):
+        if (folder / name).is_symlink():
+            numbers.add((folder / name / "number").read_text())
+    (number,) = numbers
+    return int(number)

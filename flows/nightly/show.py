@@ -78,7 +78,9 @@ def show_night(night: Night, console: Console) -> None:
         facts.add_row(name, escape(text))
     console.print(facts)
     for title, changed in (("dropped", night.selection.dropped), ("added", night.selection.added)):
-        table = Table("row", "source", "why", title=title, title_justify="left", box=box.SIMPLE)
+        table = Table(title=title, title_justify="left", box=box.SIMPLE)
+        for column in ("row", "source", "why"):
+            table.add_column(column, overflow="fold")
         for row in changed:
             table.add_row(escape(row.id), escape(row.source), escape(row.told))
         if changed:

@@ -170,7 +170,8 @@ def test_the_same_night_again_by_the_command_with_prefect(nights):
 
 def test_the_history_tells_every_night_and_the_changes_of_each(nights):
     def history(*arguments):
-        return CliRunner().invoke(app, ["history", NAME, *arguments, "--store", str(nights.store.root)]).output
+        command = ["history", NAME, *arguments, "--store", str(nights.store.root)]
+        return CliRunner().invoke(app, command, env={"COLUMNS": "200"}).output
 
     table = history()
     assert table.index("promoted") < table.index("refused")

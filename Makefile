@@ -11,10 +11,8 @@ setup: .venv/.ready
 demo: setup
 	.venv/bin/equipoise demo
 
-# a process per core, and one thread each: most of the time goes into starting things; a file's tests stay together
-test: export OMP_NUM_THREADS ?= 1
 test: setup
-	.venv/bin/python -m pytest -n logical --maxprocesses 4 --dist loadfile
+	.venv/bin/python -m pytest
 
 test-fast: setup
 	.venv/bin/python -m pytest -m "not slow"

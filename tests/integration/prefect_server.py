@@ -79,7 +79,24 @@ def ask(api, what, **body):
 def settled(api, what, done, **body):
     """Everything the server holds of a kind, once `done`: it writes down task runs and logs a little later than it is
     told of them."""
+    return once(done, lambda: ask(api, what, **body))
+
+
+def settled_logs(api, done):
+    """Every line of the server's log, oldest first, once `done`: it gives 200 at a time."""
+
+    def read():
+        found = []
+        while len(page := ask(api, "logs", limit=200, offset=len(found), sort="TIMESTAMP_ASC")) == 200:
+            found += page
+        return found + page
+
+    return once(done, read)
+
+
+def once(done, read):
+    """What `read` finds when it is `done`, or at the end of our patience."""
     deadline = time.monotonic() + SETTLE_SECONDS
-    while not done(found := ask(api, what, **body)) and time.monotonic() < deadline:
+    while not done(found := read()) and time.monotonic() < deadline:
         time.sleep(0.5)
     return found

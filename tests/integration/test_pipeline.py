@@ -19,7 +19,7 @@ import yaml
 
 from flows.lineage import ends, stories
 from flows.runs import find_run
-from tests.integration.prefect_server import ask, own_environment, settled, started_server
+from tests.integration.prefect_server import ask, own_environment, settled, settled_logs, started_server
 
 pytestmark = pytest.mark.slow
 
@@ -163,7 +163,7 @@ def test_every_stage_says_in_the_server_s_log_what_it_did(first, api):
         messages = [log["message"] for log in logs]
         return [stage for stage in STAGES if not any(text.startswith(f"{stage}: done in ") for text in messages)]
 
-    logs = settled(api, "logs", lambda found: not untold(found), limit=200, sort="TIMESTAMP_ASC")
+    logs = settled_logs(api, lambda found: not untold(found))
     assert untold(logs) == []
 
 

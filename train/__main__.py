@@ -146,7 +146,8 @@ def run(job: TrainJob) -> None:
     if not main_process:
         return
     # not the Trainer's summary: its mean loss and rates are of the time since the last resume only
-    lines = [json.dumps(line) + "\n" for line in trainer.state.log_history if "train_runtime" not in line]
+    told = [line for line in trainer.state.log_history if "train_runtime" not in line]
+    lines = [json.dumps(line, sort_keys=True) + "\n" for line in told]  # as a checkpoint keeps them
     (job.output / "log.jsonl").write_text("".join(lines))
     (job.output / "excluded.json").write_text(json.dumps(dict(excluded), indent=1))
     adapter = trainer.accelerator.unwrap_model(trainer.model)

@@ -60,10 +60,6 @@ def tell_shards() -> None:
     CheckpointPass._write_shard = told
 
 
-def _nothing(*arguments: object) -> None:
-    pass
-
-
 def launch(module: str, job: Path, accelerate_config: Path | None, log: Path, name: str) -> None:
     """`flows.stages.training.launch`, forked: `python -m MODULE JOB` in a process of its own."""
     parent = f"{socket.gethostname()}:{os.getpid()}"

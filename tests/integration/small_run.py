@@ -25,8 +25,8 @@ NAME, METHODS = "small", ("bids", "random")
 SHARD_ROWS = 8
 PATIENCE_S = 1200  # on a machine with much else to do
 STAGES = (
-    *("ingest", "clean", "encode", "warmup", "gradients", "attribution"),
-    *("select-bids", "export-bids", "select-random", "export-random", "analysis"),
+    *("ingest", "guard", "clean", "encode", "warmup", "gradients", "attribution"),
+    *("select-bids", "export-bids", "select-random", "export-random", "analysis", "figures"),
     *("finetune-bids", "finetune-random", "evaluate", "report"),
 )
 
@@ -131,14 +131,19 @@ def outputs(store: Path) -> dict[str, Path]:
     return {name: store / one["stage"] / one["key"] for name, one in record(store)["stages"].items()}
 
 
-SECONDS = re.compile(r'("(?:\w*seconds\w*|\w*_runtime|\w*_per_second|finished|time|total_flos)": )("[^"]*"|[\d.eE+-]+)')
+SECONDS = re.compile(
+    r'("(?:[\w/]*seconds[\w/]*|\w*_runtime|\w*_per_second|finished|time|total_flos)": )("[^"]*"|[\d.eE+-]+)'
+)
+
+
+SECONDS_TABLE = re.compile(r'>seconds</th>.*?</table>', re.DOTALL)
 
 
 def contents(folder: Path, made_in: Path | None = None) -> dict[str, bytes]:
     """Every file of a stage without what tells the time or the cost (logs of processes with their bars, seconds, dates,
     rows found) or the place of its store. made_in: the store's place then, if it was moved."""
     found = {}
-    place = str(made_in or folder.parents[1])
+    places = [str(place) for place in (made_in, folder.parents[1]) if place]
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
         if path.is_dir() or path.suffix == ".log" or name == COST:
@@ -148,8 +153,12 @@ def contents(folder: Path, made_in: Path | None = None) -> dict[str, bytes]:
             told = json.loads(content)
             content = json.dumps({k: told[k] for k in ("stage", "key", "params", "inputs", "code", "rows")}).encode()
         elif path.suffix in (".json", ".jsonl"):
-            content = SECONDS.sub(r"\1_", content.decode().replace(place, "STORE")).encode()
+            text = content.decode()
+            for place in places:
+                text = text.replace(place, "STORE")
+            content = SECONDS.sub(r"\1_", text).encode()
         elif path.suffix == ".html":
-            content = re.sub(r"[\d.,]+ ?(?:s|min|seconds|minutes)\b", "_", content.decode()).encode()
+            text = re.sub(r"\d+ s of stage time", "_", content.decode())
+            content = SECONDS_TABLE.sub(lambda table: re.sub(r'"number">[\d.]+<', "_", table[0]), text).encode()
         found[name] = content
     return found

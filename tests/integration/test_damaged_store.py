@@ -168,6 +168,6 @@ def test_a_disk_that_fills_up_under_a_training_process(finished, stage, tmp_path
         assert code == 0, log
         assert outputs(store).keys() == outputs(finished.store).keys()
         for name, folder in outputs(finished.store).items():
-            assert contents(outputs(store)[name]) == contents(folder), name
+            assert contents(outputs(store)[name], made_in=finished.store) == contents(folder), name
     finally:
         subprocess.run(["umount", "--lazy", str(disk)], check=True)

@@ -6,6 +6,7 @@ once. Training is killed at its checkpoints and the gradient pass between its sh
 
 from __future__ import annotations
 
+import contextlib
 import json
 import random
 import signal
@@ -20,9 +21,9 @@ pytestmark = pytest.mark.slow
 AT_ONCE, FURTHER, LAUNCHED = "at once", "further", "launched"
 LIGHT, HEAVY = [AT_ONCE] * 3, [AT_ONCE] * 3 + [LAUNCHED] + [FURTHER] * 4
 KILLS = {  # stage -> how, in the order in which a run comes to them
-    **dict.fromkeys(("ingest", "clean", "encode"), LIGHT),
+    **dict.fromkeys(("ingest", "guard", "clean", "encode"), LIGHT),
     **dict.fromkeys(("warmup", "gradients"), HEAVY),
-    **dict.fromkeys(("attribution", "select", "export", "analysis"), LIGHT),
+    **dict.fromkeys(("attribution", "select", "export", "analysis", "figures"), LIGHT),
     "finetune": HEAVY,
     **dict.fromkeys(("evaluate", "report"), LIGHT),
 }
@@ -46,7 +47,12 @@ class Watch:
             time.sleep(POLL_S)
 
     def is_building(self, stage):
-        return any((self.store / stage).glob("*.partial"))
+        """Whether the run that is under way has come to the stage and found no output."""
+        for note in (self.store / stage).glob(".*.holder"):
+            with contextlib.suppress(OSError, ValueError):
+                if json.loads(note.read_text())["pid"] == self.forker.group:
+                    return (self.store / stage / f"{note.name[1:-7]}.partial").exists()
+        return False
 
     def is_complete(self, stage):
         """Whether all outputs of the stage are there (it has one per method)."""

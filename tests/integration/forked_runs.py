@@ -38,6 +38,10 @@ from flows.stages import influence, training
 from train.process import PARENT, log_tail, told_error
 
 
+def _nothing(*arguments: object) -> None:
+    pass
+
+
 def without_prefect() -> None:
     pipeline.run_stage = lambda name, work, *arguments: work(*arguments)
     for name, made in list(vars(artifacts).items()):

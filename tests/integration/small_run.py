@@ -136,7 +136,7 @@ SECONDS = re.compile(
 )
 
 
-SECONDS_TABLE = re.compile(r'>seconds</th>.*?</table>', re.DOTALL)
+SECONDS_TABLE = re.compile(r">seconds</th>.*?</table>", re.DOTALL)
 
 
 def contents(folder: Path, made_in: Path | None = None) -> dict[str, bytes]:

@@ -41,6 +41,7 @@ from curate.records import ExampleWriter
 from curate.sources import SourceSpec, read_into
 
 PLANTED_EVERY = 10
+OURS, NAMES = ("ours", "function"), ("function", "rensa", "datatrove")  # the whole stage; its clusters alone
 KINDS = ("copy", "near", "leak")
 CORES = 2
 ITEMS = 500
@@ -237,7 +238,7 @@ def run_sizes(pool: Path, sizes: tuple[int, ...], folder: Path) -> None:
         made.unlink()
 
 
-def run_peers(pool: Path, count: int, python: Path, rounds: int, folder: Path) -> None:
+def run_peers(pool: Path, count: int, python: Path, rounds: int, names: Sequence[str], folder: Path) -> None:
     """Near-duplicates alone, ours and the peers' in turns; agreement of the rows removed."""
     known = sentences(pool)
     made, _ = write_rows(folder, known, count)
@@ -254,8 +255,8 @@ def run_peers(pool: Path, count: int, python: Path, rounds: int, folder: Path) -
     removed: dict[str, set[str]] = {}
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
     for turn in range(rounds):
-        for name in ("ours", "datatrove", "rensa"):
-            interpreter = sys.executable if name == "ours" else str(python)
+        for name in names:
+            interpreter = sys.executable if name in OURS else str(python)
             output = folder / f"{name}.json"
             command = [interpreter, str(PEERS), name, str(texts), str(output), str(folder / f"{name}-{turn}")]
             process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -273,9 +274,9 @@ def run_peers(pool: Path, count: int, python: Path, rounds: int, folder: Path) -
             )
             removed.setdefault(name, set(found["removed"]))
     for name, gone in removed.items():
-        both = len(gone & removed["ours"])
+        both = len(gone & removed[names[0]])
         print(f"{name:<10} {found_of_planted(made, dict.fromkeys(gone), KINDS[:2])}")
-        print(f"{'':<10} {both:,} in common with ours; {len(gone) - both:,} here only")
+        print(f"{'':<10} {both:,} in common with {names[0]}; {len(gone) - both:,} here only")
 
 
 def main() -> None:
@@ -284,6 +285,7 @@ def main() -> None:
     parser.add_argument("pool", type=Path, help="folder of Parquet files, or one")
     parser.add_argument("--rows", type=int, help="another number of rows (million: 1,000,000, peers: 100,000)")
     parser.add_argument("--python", type=Path, help="interpreter with the peers (peers)")
+    parser.add_argument("--names", nargs="+", default=["ours", *NAMES], choices=["ours", *NAMES], help="who (peers)")
     parser.add_argument("--rounds", type=int, default=3, help="turns of each (peers)")
     parser.add_argument("--folder", type=Path, help="where to write some 5 GB; default: a temporary folder")
     options = parser.parse_args()
@@ -292,7 +294,7 @@ def main() -> None:
         if options.what == "peers":
             if options.python is None:
                 parser.error("peers needs --python")
-            run_peers(options.pool, options.rows or 100_000, options.python, options.rounds, folder)
+            run_peers(options.pool, options.rows or 100_000, options.python, options.rounds, options.names, folder)
         else:
             sizes = GROWTH if options.what == "growth" else (options.rows or 1_000_000,)
             run_sizes(options.pool, sizes, folder)

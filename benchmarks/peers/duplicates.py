@@ -1,6 +1,6 @@
 """Near-duplicates of a folder of JSON Lines by ours or by one peer, in this interpreter: seconds, and the ids removed.
 
-    PYTHONPATH=. python benchmarks/peers/duplicates.py ours|datatrove|rensa TEXTS OUTPUT SCRATCH
+    PYTHONPATH=. python benchmarks/peers/duplicates.py ours|function|datatrove|rensa TEXTS OUTPUT SCRATCH
 
 Each is set to a Jaccard similarity of 0.8 of word 3-grams, two workers where it has any (rensa has none). datatrove's
 signatures have 17 buckets of 7 hashes, ours for that threshold; it does not verify a match. rensa's index proposes with
@@ -40,6 +40,19 @@ def ours(texts: Path, scratch: Path) -> list[str]:
         processes=WORKERS,
     )
     return [row.id for row in found.removed]
+
+
+def function(texts: Path, scratch: Path) -> list[str]:
+    """Our clusters alone, in this process, of texts in memory."""
+    from curate.cleaning.near_duplicates import near_duplicate_clusters
+
+    rows, seen, removed = read(texts), set[int](), list[str]()
+    labels = near_duplicate_clusters((text for _, text in rows), 0.8).tolist()
+    for (name, _), label in zip(rows, labels, strict=True):
+        if label in seen:
+            removed.append(name)
+        seen.add(label)
+    return removed
 
 
 def datatrove(texts: Path, scratch: Path) -> list[str]:
@@ -100,7 +113,7 @@ def main() -> None:
     name, texts, output, scratch = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]), Path(sys.argv[4])
     scratch.mkdir(parents=True)
     started = time.perf_counter()
-    removed = {"ours": ours, "datatrove": datatrove, "rensa": rensa}[name](texts, scratch)
+    removed = {"ours": ours, "function": function, "datatrove": datatrove, "rensa": rensa}[name](texts, scratch)
     output.write_text(json.dumps({"seconds": time.perf_counter() - started, "removed": removed}))
 
 

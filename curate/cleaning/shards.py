@@ -10,9 +10,12 @@ each would load it. Scratch: twice the pool's bytes on disk, removed at the end.
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import shutil
+import sys
+import types
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
@@ -305,11 +308,25 @@ class _Processes:
             # spawned: a process forked from one with threads (Prefect, torch) may hang
             context = multiprocessing.get_context("spawn")
             self._executor = ProcessPoolExecutor(count, context, _open, (settings, references))
-        return _living(self._executor.map(_run, tasks))
+        with _without_main():  # tasks are submitted, and so processes started, before `map` returns
+            found = self._executor.map(_run, tasks)
+        return _living(found)
 
     def close(self) -> None:
         if self._executor is not None:
             self._executor.shutdown(cancel_futures=True)
+
+
+@contextlib.contextmanager
+def _without_main() -> Iterator[None]:
+    """Spawned processes import the main module again, which runs a script that lacks the usual guard a second time and
+    costs the imports of one that has it; ours need nothing of it."""
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = types.ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
 
 
 def _living(found: Iterator[Done]) -> Iterator[Done]:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import random
+import subprocess
+import sys
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -16,6 +19,7 @@ from curate.cleaning.steps import Planned, run_filters
 from curate.records import Example, ExampleWriter, Message, read_examples
 from tests.tiny import make_base, make_tokenizer
 
+ROOT = Path(__file__).parents[3]
 SENTENCES = [
     "The river rises in the hills and reaches the sea after a long way through the plain.",
     "Der Fluss entspringt in den Bergen und erreicht nach einem langen Weg endlich das Meer.",
@@ -138,3 +142,22 @@ def test_a_pool_wide_filter_that_removes_a_row_twice_is_caught(rows, tmp_path):
     worker.run(Task(0, Shard(str(tmp_path / "in.parquet"), 0), (), 0, 0, str(tmp_path)))
     with pytest.raises(RuntimeError, match="removed a row twice"):
         _decided(Planned("twice", Twice), Twice(), 1, tmp_path, Count())
+
+
+def test_a_script_without_the_main_guard_can_clean_in_processes(rows, tmp_path):
+    with ExampleWriter(tmp_path / "in.parquet", rows=80) as writer:
+        for row in rows:
+            writer.write(row)
+    script = tmp_path / "script.py"
+    script.write_text(
+        "from pathlib import Path\n"
+        "from curate.cleaning.settings import CleaningSettings\n"
+        "from curate.cleaning.shards import clean_pool\n"
+        "steps, _ = clean_pool(Path('in.parquet'), Path('out.parquet'), [], CleaningSettings(), processes=2)\n"
+        "print(len(steps.removed))\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, script], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    expected, _ = run_filters(rows, [], CleaningSettings())
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == [str(len(expected.removed))]

@@ -111,6 +111,7 @@ def test_what_was_read_is_told_per_source(tmp_path):
         "path": f"{tmp_path}/d/*",
         "shape": "auto",
         "attribution": "The Asker's Club",
+        "languages": [],
         "revision": None,
         "rows": 6,
         "examples": 3,

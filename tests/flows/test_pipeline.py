@@ -7,10 +7,10 @@ import pytest
 from flows.pipeline import curate_flow, evaluate_flow, finetune_flow, pipeline_flow
 
 FLOWS = {
-    "curate": (curate_flow, {"config"}),
+    "curate": (curate_flow, {"config", "keep_warmup"}),
     "finetune": (finetune_flow, {"config", "datasets"}),
     "evaluate": (evaluate_flow, {"config", "models", "datasets"}),
-    "pipeline": (pipeline_flow, {"config"}),
+    "pipeline": (pipeline_flow, {"config", "keep_warmup", "rivals", "rival_datasets"}),
 }
 
 

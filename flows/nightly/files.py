@@ -8,7 +8,9 @@ from typing import TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-PROMOTED = "promoted"
+from flows.store import StageStore
+
+PROMOTED, PIN = "promoted", "warmup.json"
 PARTIAL = ".partial"
 
 
@@ -46,6 +48,13 @@ def read_record(path: Path, kind: type[T]) -> T:
     except ValidationError as error:
         told = "; ".join(" ".join(filter(None, (".".join(map(str, e["loc"])), e["msg"]))) for e in error.errors()[:3])
         raise RecordError(f"{path} is no record that this version of Equipoise can read: {told}") from error
+
+
+def share(store: StageStore, *paths: Path) -> None:
+    """Upload files of the local store, in this order, where it is behind a URL."""
+    if store.mirror is not None:
+        for path in paths:
+            store.mirror.upload(store.root, [path.relative_to(store.root).as_posix()])
 
 
 def write_whole(path: Path, record: BaseModel) -> None:

@@ -22,11 +22,11 @@ from flows import artifacts
 from flows.config import ConfigError, RunConfig
 from flows.nightly import fates, show
 from flows.nightly.changes import compare_selections
-from flows.nightly.files import Kept
+from flows.nightly.files import PIN, Kept
 from flows.nightly.gate import Asked, Decision, decide
 from flows.nightly.night import GradientCost, Night, Outcome, PoolChange, SelectionChange, Warmth
 from flows.nightly.pointer import Latest, Promotions
-from flows.nightly.warmup import PIN, Pin, read_pin
+from flows.nightly.warmup import Pin, read_pin
 from flows.pipeline import PipelineResult, pipeline_flow
 from flows.stages.evaluation import HELD_OUT, ITEMS, read_results
 from flows.stages.export import DATASET

@@ -24,10 +24,18 @@ class History:
 
     def write(self, night: Night) -> None:
         """Record a night; one that is recorded stays as it is."""
-        path = self._path(night.number)
+        path = self.path(night.number)
         if not path.exists():
             self.folder.mkdir(parents=True, exist_ok=True)
             write_whole(path, night)
+
+    def fetch(self) -> None:
+        """The nights that other machines have left behind the store's URL."""
+        if self.store.mirror:
+            place = self.folder.relative_to(self.store.root)
+            names = {name: self.store.root / name for name in self.store.mirror.list(place.as_posix())}
+            names = {name: path for name, path in names.items() if path.parent == self.folder and path.stem.isdigit()}
+            self.store.mirror.download({name: path for name, path in names.items() if not path.exists()})
 
     def last(self) -> int:
         """Number of the last night; 0 before the first."""
@@ -35,7 +43,9 @@ class History:
 
     def read(self, number: int) -> Night:
         """One night. Raises `ConfigError` naming those there are."""
-        path = self._path(number)
+        path = self.path(number)
+        if not path.is_file():
+            self.fetch()
         if not path.is_file():
             raise ConfigError(f"{self.name!r} has no night {number}; there are {_span(self._numbers())}")
         try:
@@ -45,6 +55,7 @@ class History:
 
     def nights(self) -> list[Night]:
         """All of them, the first first. Raises `ConfigError` naming the names there are."""
+        self.fetch()
         numbers = self._numbers()
         if not numbers:
             names = sorted(path.parent.name for path in (self.store.root / PROMOTED).glob(f"*/{HISTORY}"))
@@ -55,7 +66,7 @@ class History:
     def _numbers(self) -> list[int]:
         return sorted(int(path.stem) for path in self.folder.glob("*.json") if path.stem.isdigit())
 
-    def _path(self, number: int) -> Path:
+    def path(self, number: int) -> Path:
         return self.folder / f"{number:06d}.json"
 
 

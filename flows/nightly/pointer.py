@@ -15,11 +15,23 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from flows.nightly.files import PARTIAL, Kept, Record, RecordError, T, promoted_folder, read_record, write_whole
+from flows.nightly.files import (
+    PARTIAL,
+    PIN,
+    Kept,
+    Record,
+    RecordError,
+    T,
+    promoted_folder,
+    read_record,
+    share,
+    write_whole,
+)
 from flows.nightly.history import History
 from flows.nightly.night import Night
 from flows.store import StageStore, StoreError
 from flows.store.locks import held
+from flows.store.mirror import Mirror
 
 LIVE, RELEASES = "live", "releases"
 LATEST, NIGHT, ADAPTER, DATASET = "latest.json", "night.json", "adapter", "dataset"
@@ -85,14 +97,43 @@ class Promotions:
             self._switch(latest.number)
         self.history.write(night)
         self._tidy()
+        self._share()
 
     def recover(self) -> None:
-        """Put right what a killed night left: nothing of it counts but what had become live, which is recorded."""
+        """Put right what a killed night left: nothing of it counts but what had become live, which is recorded. Of a
+        store behind a URL, also come to where the nights of other machines have led."""
         live = self.folder / LIVE
         if live.is_symlink():
             self.history.write(self._read(live / NIGHT, Night))
             self._link_through()
         self._tidy()
+        if self.store.mirror:
+            self._catch_up(self.store.mirror)
+            self._share()
+
+    def _catch_up(self, mirror: Mirror) -> None:
+        """Fetch the history, the pinned warmup, and what is live if it is of a later night than here."""
+        self.history.fetch()
+        place = self.folder.relative_to(self.store.root).as_posix()
+        there, here = self.folder / f".there{PARTIAL}", self.latest()
+        names = {f"{place}/{PIN}": self.folder / PIN, f"{place}/{LATEST}": there}
+        kept = mirror.list(place)
+        mirror.download({name: path for name, path in names.items() if name in kept})
+        if there.exists():
+            latest = self._read(there, Latest)
+            there.unlink()
+            if here is None or here.number < latest.number:
+                self._release(self.history.read(latest.number), latest)
+                self._switch(latest.number)
+                self._tidy()
+
+    def _share(self) -> None:
+        """Upload the last night and then, if it is the one that is live, what is live."""
+        number, latest = self.history.last(), self.latest()
+        if number:
+            share(self.store, self.history.path(number))
+        if latest and latest.number == number:
+            share(self.store, self.folder / LATEST)
 
     def _release(self, night: Night, latest: Latest) -> None:
         """Everything of a release, under its name once it is whole."""

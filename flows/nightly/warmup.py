@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from curate.influence.features import row_key
 from flows.config import RunConfig
-from flows.nightly.files import Kept, Record, RecordError, promoted_folder, read_record, write_whole
+from flows.nightly.files import PIN, Kept, Record, RecordError, promoted_folder, read_record, share, write_whole
 from flows.stages.data import POOL
 from flows.stages.influence import WARMUP_CODE, warmup
 from flows.stages.outside import external_digest
@@ -24,7 +24,6 @@ from flows.store import StageOutput, StageStore, source_digest
 from flows.store.digests import value_digest
 from train.encoding import Encoded
 
-PIN = "warmup.json"
 BATCH_ROWS = 4096
 FIRST = "the first night of this name"
 logger = logging.getLogger("prefect.equipoise")  # Prefect's own, so that the terminal of a run shows it
@@ -62,6 +61,7 @@ def keep_warmup(config: RunConfig, store: StageStore, encoded: StageOutput) -> S
         why=str(why),
     )
     write_whole(path, pinned)
+    share(store, path)
     return output
 
 

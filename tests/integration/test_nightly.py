@@ -7,8 +7,6 @@ About a minute on two idle cores.
 from __future__ import annotations
 
 import json
-import os
-import sqlite3
 import subprocess
 import sys
 
@@ -24,6 +22,7 @@ from flows.nightly.history import History
 from flows.nightly.pointer import Promotions
 from flows.runs import find_run
 from flows.store import StageStore
+from tests.integration.prefect_server import ask
 from tests.integration.small_run import NAME, ROOT, Forker, write_config
 
 pytestmark = pytest.mark.slow
@@ -151,21 +150,20 @@ def test_the_records_of_nights_lead_to_their_runs(nights):
         run.check()
 
 
-def test_the_same_night_again_by_the_command_with_prefect(nights):
-    """Nothing has changed since what is live was made, so it stays, the report and the artifact say so."""
+def test_the_same_night_again_by_the_command_with_prefect(nights, shared_api, shared_environment):
+    """Nothing has changed since what is live was made, so it stays; the terminal and the artifact say so."""
     path = nights.folder / "nightly.yaml"
     path.write_text(yaml.safe_dump(nights.config))
-    own = {"PREFECT_HOME": str(nights.folder / "prefect"), "PREFECT_SERVER_ANALYTICS_ENABLED": "false"}
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")} | own
-
+    environment = shared_environment | {"PREFECT_API_URL": shared_api}
     command = [sys.executable, "-m", "flows.cli", "nightly", str(path)]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=1800)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-6000:]
     assert "Night 4 of small: unchanged; live is still night 2" in done.stdout
     assert nights.live() == nights.second_live
-    with sqlite3.connect(nights.folder / "prefect" / "prefect.db") as database:
-        ((text,),) = database.execute("select data from artifact where key = ?", (f"{NAME}-night",)).fetchall()
-    assert "**Night 4: unchanged**" in json.loads(text)
+    (artifact,) = ask(shared_api, "artifacts", artifacts={"key": {"any_": [f"{NAME}-night"]}})
+    assert "**Night 4: unchanged**" in artifact["data"]
+    names = {flow["name"] for flow in ask(shared_api, "flows")}
+    assert {"nightly", "pipeline", "curate", "finetune", "evaluate"} <= names
 
 
 def test_the_history_tells_every_night_and_the_changes_of_each(nights):

@@ -146,7 +146,9 @@ def run(job: TrainJob) -> None:
     if not main_process:
         return
     # not the Trainer's summary: its mean loss and rates are of the time since the last resume only
-    told = [line for line in trainer.state.log_history if "train_runtime" not in line]
+    # and not its `epoch`, which a resume counts anew
+    history = [line for line in trainer.state.log_history if "train_runtime" not in line]
+    told = [{name: value for name, value in line.items() if name != "epoch"} for line in history]
     lines = [json.dumps(line, sort_keys=True) + "\n" for line in told]  # as a checkpoint keeps them
     (job.output / "log.jsonl").write_text("".join(lines))
     (job.output / "excluded.json").write_text(json.dumps(dict(excluded), indent=1))

@@ -176,8 +176,8 @@ def test_every_row_is_accounted_for_in_every_manifest(outputs):
             counted += 1
             rest = sum(count for name, count in rows.items() if name not in ("rows_in", "rows_out"))
             assert rows["rows_in"] == rows["rows_out"] + rest, (stage, rows)
-    # all but warmup, the fine-tunings, evaluate and report, which make no rows
-    assert counted == len(STAGES) - len(METHODS) - 3
+    # all but warmup, figures, the fine-tunings, evaluate and report, which make no rows
+    assert counted == len(STAGES) - len(METHODS) - 4
 
 
 def test_every_source_line_has_one_end_and_a_story(outputs, folder):

@@ -196,6 +196,15 @@ class RunConfig(Settings):
     def _model_exists(cls, model: str) -> str:
         return existing_or_hub(model)
 
+    @model_validator(mode="after")
+    def _one_way_to_share_gradients(self) -> RunConfig:
+        if self.execution.engine == "ray" and self.influence.accelerate:
+            raise ValueError(
+                "execution.engine ray shares the gradients among the cluster's workers, influence.accelerate among "
+                "processes of this machine; leave one of them out"
+            )
+        return self
+
     @field_validator("store", mode="before")
     @classmethod
     def _store_as_text(cls, store: object) -> object:

@@ -8,9 +8,10 @@ wrong setting or bad data fails at once, however many retries are allowed.
 from __future__ import annotations
 
 import re
-from typing import Annotated
+from importlib.util import find_spec
+from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, model_validator
 
 from train.settings import Settings
 from train.transient import is_transient
@@ -32,8 +33,33 @@ def _block(name: str) -> str:
     return name
 
 
+class WorkerRequest(Settings):
+    """What Ray sets aside for one worker of a stage."""
+
+    cpus: float = Field(1, gt=0, description="CPUs of one worker, and the threads it computes with")
+    gpus: float | None = Field(
+        None, ge=0, description="GPUs of one worker; null: one where the cluster has any, otherwise none"
+    )
+
+
+class StageRequests(Settings):
+    """Per stage that runs on a cluster."""
+
+    gradients: WorkerRequest = WorkerRequest()
+    evaluation: WorkerRequest = WorkerRequest()
+
+
 class ExecutionSettings(Settings):
     """How stages are run; the same results come out whatever is set here."""
+
+    engine: Literal["local", "ray"] = Field(
+        "local", description="where gradients and evaluation are computed: on this machine, or on a Ray cluster"
+    )
+    address: str | None = Field(
+        None,
+        description="of a running Ray cluster, such as 10.0.0.1:6379 (ray only); null: one of this machine's own",
+    )
+    requests: StageRequests = Field(StageRequests(), description="what one worker of each stage needs (ray only)")
 
     retries: int = Field(
         2, ge=0, le=20, description="further attempts of a stage after a network error or a killed process"
@@ -51,6 +77,18 @@ class ExecutionSettings(Settings):
     def retry_delays(self) -> list[float]:
         """Seconds before each retry."""
         return [min(self.retry_delay_seconds * 2**number, LONGEST_DELAY) for number in range(self.retries)]
+
+    @model_validator(mode="after")
+    def _engine_is_there(self) -> ExecutionSettings:
+        if self.engine == "local" and self.address is not None:
+            raise ValueError("`address` is that of a Ray cluster; set engine: ray too, or leave it out")
+        missing = [name for name in ("ray", "prefect_ray") if self.engine == "ray" and not find_spec(name)]
+        if missing:
+            raise ValueError(
+                f"engine ray needs the package {missing[0].replace('_', '-')}, which is not installed: "
+                "pip install 'equipoise[ray]' here and on every node"
+            )
+        return self
 
 
 class StageTimeoutError(TimeoutError):

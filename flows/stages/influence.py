@@ -23,6 +23,7 @@ from curate.influence.target_side import read_target_features
 from curate.records import read_examples
 from curate.scores import VALUES
 from flows.config import RunConfig
+from flows.process import show
 from flows.stages.data import POOL, TARGETS, external_digest
 from flows.stages.training import launch, launch_training
 from flows.store import Accounting, StageOutput, StageStore, source_digest
@@ -106,7 +107,7 @@ def gradients(config: RunConfig, store: StageStore, encoded: StageOutput, warmed
         )
         (folder / JOB).write_text(job.model_dump_json(indent=1))
         with shared(store.mirror, store.root, feature_folders(job) if store.mirror else []):
-            launch("curate.influence", folder / JOB, settings.accelerate, folder / LOG, "gradients")
+            _compute(job, config)
         outcomes = []
         for number, outcome in enumerate(read_outcomes(folder), start=1):
             kept = folder / f"checkpoint-{number}"
@@ -134,6 +135,18 @@ def gradients(config: RunConfig, store: StageStore, encoded: StageOutput, warmed
         code=[*GRADIENT_CODE, "flows/stages/influence.py"],
         resumable=True,
     )
+
+
+def _compute(job: GradientJob, config: RunConfig) -> None:
+    """In a process of its own, or on a cluster; the same bytes either way."""
+    if config.execution.engine == "local":
+        launch("curate.influence", job.output / JOB, job.settings.accelerate, job.output / LOG, "gradients")
+        return
+    from flows.cluster.executor import RayExecutor
+    from flows.cluster.gradients import run_on_cluster
+
+    with RayExecutor(config.execution, config.execution.requests.gradients) as executor:
+        run_on_cluster(job, GRADIENT_CODE, executor, show)
 
 
 def _link_store(source: Path, kept: Path) -> None:

@@ -1,0 +1,193 @@
+"""`execution.engine: ray` on a cluster of two nodes on this machine: a node lost in the middle changes no byte, what
+may pass is tried again, what is wrong fails at once.
+
+The nodes listen on loopback addresses of their own (not 127.0.0.1, which Ray takes for this machine's outer address).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import threading
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from flows.cluster.connection import ClusterError
+from flows.cluster.executor import RayExecutor
+from flows.cluster.worker import NodeError, check_node
+from flows.config import load_config
+from flows.execution import ExecutionSettings, WorkerRequest
+from flows.stages.influence import GRADIENT_CODE, gradients
+from flows.store import StageOutput, StageStore, source_digest
+from tests.integration.ray_tasks import Task, work
+from tests.tiny import make_rows
+from tests.tiny_warmup import make_warmup
+from train.encoding import write_encoded
+
+pytestmark = pytest.mark.slow  # a Prefect server, two Ray nodes and their workers, which import torch
+ROOT = Path(__file__).parents[2]
+HEAD, SECOND = "127.0.0.2", "127.0.0.3"
+OBJECTS = 80 * 2**20  # bytes of a node's object store
+CPUS = os.cpu_count() or 1  # as many threads as the local process has, so that sums are the same to the last bit
+ROWS, SHARD_ROWS, CHECKPOINTS = 480, 4, 2
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    """One node, and a Prefect server for all tests of this file."""
+    from prefect.testing.utilities import prefect_test_harness
+    from ray.cluster_utils import Cluster
+
+    with pytest.MonkeyPatch.context() as patch, prefect_test_harness(server_startup_timeout=180):
+        patch.setenv("PYTHONPATH", str(ROOT))
+        patch.setenv("CUDA_VISIBLE_DEVICES", "")
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        found = Cluster()
+        add_node(found, HEAD, include_dashboard=False)
+        yield found
+        found.shutdown()
+
+
+def add_node(cluster, address, **options):
+    """A node that holds one worker of `CPUS`. Ray waits 30 s for its start, which a busy machine may need twice."""
+    options |= {"num_cpus": CPUS, "object_store_memory": OBJECTS, "node_ip_address": address}
+    for attempts_left in (2, 1, 0):
+        try:
+            return cluster.add_node(**options)
+        except Exception as error:
+            if not attempts_left or "timed out during startup" not in str(error):
+                raise
+    return None
+
+
+@pytest.fixture(scope="module")
+def execution(cluster):
+    requests = {"gradients": {"cpus": CPUS}}
+    return ExecutionSettings(engine="ray", address=cluster.address, retry_delay_seconds=0, requests=requests)
+
+
+@pytest.fixture(scope="module")
+def stages(tmp_path_factory):
+    """A configuration, and the outputs of encode and warmup that the gradients stage reads."""
+    folder = tmp_path_factory.mktemp("stages")
+    encoded, warmup = folder / "encoded", make_warmup(folder)
+    encoded.mkdir()
+    write_encoded(encoded / "pool.parquet", make_rows(ROWS, seed=1))
+    write_encoded(encoded / "targets.parquet", make_rows(3, seed=2, prefix="target"))
+    overrides = {"model": str(warmup.base), "influence": {"shard_rows": SHARD_ROWS}}
+    config = load_config(
+        ROOT / "configs" / "demo.yaml", [f"{key}={json.dumps(value)}" for key, value in overrides.items()]
+    )
+    outputs = [
+        StageOutput(name, name, path, True, 0.0) for name, path in (("encode", encoded), ("warmup", warmup.folder))
+    ]
+    return config, outputs
+
+
+def lose(node) -> None:
+    """SIGKILL a node's raylet and everything it has started, its workers first of all."""
+    raylet = psutil.Process(node.all_processes["raylet"][0].process.pid)
+    for each in [*raylet.children(recursive=True), raylet]:
+        each.kill()
+
+
+def at_work(node) -> bool:
+    """Whether a worker of the node runs a task now, by the name that Ray gives its process."""
+    for each in psutil.Process(node.all_processes["raylet"][0].process.pid).children(recursive=True):
+        with contextlib.suppress(psutil.Error):  # it has just ended
+            if "ray::gradients" in " ".join(each.cmdline()):
+                return True
+    return False
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    """What a gradients stage left, without what tells when and how."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name not in ("job.json", "gradients.log", "manifest.json")
+    }
+
+
+def test_lost_node_changes_no_byte(cluster, execution, stages, tmp_path, capsys):
+    config, outputs = stages
+    local = gradients(config, StageStore(tmp_path / "local"), *outputs)
+    second = add_node(cluster, SECOND)
+    features, lost = tmp_path / "ray" / "features", []
+
+    def lose_second():
+        # in the middle: it is at work, and there is work left
+        while not (at_work(second) and len(list(features.glob("*/*/shard.json"))) > 20):
+            time.sleep(0.01)
+        lose(second)
+        lost.append(len(list(features.glob("*/*/shard.json"))))
+
+    killer = threading.Thread(target=lose_second, daemon=True)
+    killer.start()
+    on_ray = gradients(config.model_copy(update={"execution": execution}), StageStore(tmp_path / "ray"), *outputs)
+    killer.join(0)
+    shards = CHECKPOINTS * ROWS // SHARD_ROWS
+    assert lost and lost[0] < shards
+    assert on_ray.key == local.key and on_ray.rows == local.rows
+    mine, wanted = files(on_ray.path), files(local.path)
+    assert mine.keys() == wanted.keys() and sum(name.endswith("shard.json") for name in mine) == shards
+    assert [name for name in wanted if mine[name] != wanted[name]] == []
+    assert "gradients: 8 tasks on 2 worker(s)" in capsys.readouterr().err
+
+
+def test_model_is_loaded_once_per_worker_and_checkpoint(execution, stages, tmp_path, capsys):
+    config, outputs = stages
+    gradients(config.model_copy(update={"execution": execution}), StageStore(tmp_path), *outputs)
+    assert "gradients: 4 tasks on 1 worker(s); models loaded 2 times" in capsys.readouterr().err
+
+
+def test_what_may_pass_is_tried_again_and_what_is_wrong_fails_at_once(execution, tmp_path):
+    def attempts(name):
+        return len((tmp_path / name).read_text().splitlines())
+
+    with RayExecutor(execution, WorkerRequest()) as executor:
+        tasks = [
+            Task(tmp_path / "a", "works"),
+            Task(tmp_path / "b", "loses its mount", 3),
+            Task(tmp_path / "c", "dies", 2),
+        ]
+        done = []
+        assert executor.map("tried", work, tasks, done.append) == [1, 3, 2]
+        assert sorted(done) == [1, 2, 3]
+        with pytest.raises(ValueError, match=r"^row r7 of d is wrong; mend it$"):
+            executor.map("wrong", work, [Task(tmp_path / "d", "is wrong", 2)])
+        assert attempts("d") == 1
+        with pytest.raises(
+            ClusterError, match=r"dying: a task was lost on the Ray cluster 3 time\(s\), often for want"
+        ):
+            executor.map("dying", work, [Task(tmp_path / "e", "dies", 99)])
+        assert attempts("e") == 3
+
+
+def test_cluster_that_cannot_do_the_work_is_refused_with_the_remedy(execution):
+    with (
+        pytest.raises(
+            ClusterError, match=r"no node .* can hold a worker of 1000 CPU\(s\) \(nodes: \d+ CPU, 0 GPU\); lower"
+        ),
+        RayExecutor(execution, WorkerRequest(cpus=1000)),
+    ):
+        pass
+    nobody = execution.model_copy(update={"address": "127.0.0.1:1"})
+    with (
+        pytest.raises(ClusterError, match=r"execution\.address 127\.0\.0\.1:1: no Ray cluster answers there"),
+        RayExecutor(nobody, WorkerRequest()),
+    ):
+        pass
+
+
+def test_node_without_the_store_or_with_other_sources_is_named(tmp_path):
+    here = source_digest(GRADIENT_CODE)
+    check_node(tmp_path, GRADIENT_CODE, here)
+    with pytest.raises(NodeError, match=rf"node {os.uname().nodename} does not see .*nowhere.* share"):
+        check_node(tmp_path / "nowhere", GRADIENT_CODE, here)
+    with pytest.raises(NodeError, match="other sources of Equipoise"):
+        check_node(tmp_path, GRADIENT_CODE, "0" * 20)

@@ -28,6 +28,7 @@ from eval.statistics import RESAMPLES
 from flows.execution import ExecutionSettings
 from flows.nightly.settings import PromotionSettings
 from flows.store.opening import DEFAULT_CACHE, check_location
+from train.launch_file import LaunchFilePath, read_launch_file
 from train.names import nearest, nearest_path
 from train.settings import AuditSettings, ExistingPath, LoraSettings, OptimizerSettings, Settings, TrainingParts
 
@@ -69,6 +70,15 @@ class WarmupSettings(Settings):
     checkpoints: int = Field(4, ge=1, description="evenly spaced checkpoints that enter the influence")
     lora: LoraSettings = LoraSettings()
     optimizer: OptimizerSettings = OptimizerSettings(epochs=4)
+    accelerate: LaunchFilePath | None = Field(None, description="accelerate configuration file; null: one process")
+
+    @model_validator(mode="after")
+    def _moments_stay_whole(self) -> WarmupSettings:
+        if self.accelerate is not None:
+            file = read_launch_file(self.accelerate)
+            file.divide(self.optimizer.batch_size)
+            file.refuse_pieces("the warmup keeps Adam's moments by parameter, whole, for the influence")
+        return self
 
     @field_validator("lora")
     @classmethod
@@ -90,7 +100,24 @@ class FinetuneSettings(TrainingParts):
     seeds: list[int] = Field(
         [], description="train every selection once per seed, so that intervals cover their luck; empty: the run's own"
     )
-    accelerate: ExistingPath | None = Field(None, description="accelerate configuration file; null: one process")
+    accelerate: LaunchFilePath | None = Field(None, description="accelerate configuration file; null: one process")
+
+    @model_validator(mode="after")
+    def _parts_fit_the_processes(self) -> FinetuneSettings:
+        if self.accelerate is None:
+            return self
+        file = read_launch_file(self.accelerate)
+        file.divide(self.optimizer.batch_size)
+        if self.coreset:
+            file.refuse_pieces("finetune.coreset replays one layer, which must be whole")
+        if self.lora.quantization != "none":
+            file.refuse_pieces(f"finetune.lora.quantization {self.lora.quantization} packs weights that cannot be cut")
+        if file.sharding == "DeepSpeed" and self.optimizer.micro_batch_size:
+            raise ValueError(
+                f"{file.path} asks for DeepSpeed, which steps at every backward pass; leave "
+                "finetune.optimizer.micro_batch_size unset, or use plain processes or FSDP"
+            )
+        return self
 
     @field_validator("seeds")
     @classmethod

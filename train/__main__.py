@@ -33,6 +33,7 @@ from train.models import (
     load_adapter,
     load_base,
     load_tokenizer,
+    put_together,
     save_adapter,
     save_merged,
 )
@@ -91,12 +92,21 @@ def training_arguments(job: TrainJob, total_steps: int) -> TrainingArguments:
     return arguments
 
 
+def _loading_device() -> str | None:
+    """Of several processes each loads the base model on its own GPU; under FSDP on the CPU, to be cut from there."""
+    if os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true":
+        return "cpu"
+    if torch.cuda.is_available() and "LOCAL_RANK" in os.environ:
+        return f"cuda:{os.environ['LOCAL_RANK']}"
+    return None
+
+
 def build_trainer(job: TrainJob, rows: Sequence[Encoded], tokenizer: Any) -> BalancedTrainer:
     """Model, mixture and trainer of a job. Raises a `ValueError` of the part that cannot be built."""
     if job.tensorboard and importlib.util.find_spec("tensorboard") is None:
         raise TrainingError("tensorboard: true needs the package tensorboard; install it, or set tensorboard: false")
     total_steps = job.max_steps or max(1, math.ceil(job.optimizer.epochs * len(rows) / job.optimizer.batch_size))
-    base = load_base(job.model, quantization=job.lora.quantization)
+    base = load_base(job.model, device=_loading_device(), quantization=job.lora.quantization)
     mixture = build_mixture(job, rows, base, tokenizer.pad_token_id, total_steps)
     moments = {"moments": SaveMoments(job.output, total_steps, job.checkpoints)} if job.checkpoints else {}
     return BalancedTrainer(
@@ -143,6 +153,8 @@ def run(job: TrainJob) -> None:
         trainer.step_log.restart(0)
     start = adapter_start(trainer.accelerator.unwrap_model(trainer.model), job.lora)
     trainer.train(resume_from_checkpoint=str(found) if found else None)
+    adapter = trainer.accelerator.unwrap_model(trainer.model)
+    pieces = put_together(adapter) if trainer.is_fsdp_enabled else None
     if not main_process:
         return
     # not the Trainer's summary: its mean loss and rates are of the time since the last resume only
@@ -152,10 +164,10 @@ def run(job: TrainJob) -> None:
     lines = [json.dumps(line, sort_keys=True) + "\n" for line in told]  # as a checkpoint keeps them
     (job.output / "log.jsonl").write_text("".join(lines))
     (job.output / "excluded.json").write_text(json.dumps(dict(excluded), indent=1))
-    adapter = trainer.accelerator.unwrap_model(trainer.model)
-    save_adapter(adapter, job.output / "adapter", start)
+    save_adapter(adapter, job.output / "adapter", start, pieces)
     if job.merge:
-        if job.lora.quantization != "none":  # merge into the weights that were rounded, not into the rounded ones
+        # merge into the weights that were rounded, not into the rounded ones; and into whole ones, not into pieces
+        if job.lora.quantization != "none" or pieces is not None:
             adapter = load_adapter(load_base(job.model), job.output / "adapter")
         save_merged(adapter, tokenizer, job.output / "merged")
     discard(job.output / RESUME)

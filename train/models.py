@@ -18,6 +18,7 @@ from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dic
 from peft.tuners.lora import LoraLayer
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from torch.distributed.tensor import DTensor
 from transformers import (
     AutoConfig,
     AutoModel,
@@ -223,23 +224,39 @@ def adapter_start(model: PeftModel, settings: LoraSettings) -> dict[str, torch.T
     return {name: value.detach().cpu().clone() for name, value in _adapter_state(model).items()}
 
 
-def _adapter_state(model: PeftModel) -> dict[str, torch.Tensor]:
+def _adapter_state(model: PeftModel, state: dict[str, torch.Tensor] | None = None) -> dict[str, torch.Tensor]:
     """By saved name, the adapter alone: peft would add the weights of an adapted output head."""
-    return get_peft_model_state_dict(model, save_embedding_layers=False)
+    return get_peft_model_state_dict(model, state_dict=state, save_embedding_layers=False)
 
 
-def save_adapter(model: PeftModel, folder: Path, start: dict[str, torch.Tensor] | None = None) -> None:
+def put_together(model: PeftModel) -> dict[str, torch.Tensor]:
+    """The trained parameters of a model that FSDP keeps in pieces, by name, whole and on the CPU. The pieces come from
+    all processes, so every one of them must call this."""
+    whole = {}
+    for name, parameter in trainable(model).items():
+        piece = parameter.detach()
+        whole[name] = (piece.full_tensor() if isinstance(piece, DTensor) else piece).cpu()
+    return whole
+
+
+def save_adapter(
+    model: PeftModel,
+    folder: Path,
+    start: dict[str, torch.Tensor] | None = None,
+    state: dict[str, torch.Tensor] | None = None,
+) -> None:
     """Write the adapter for the base model as it was loaded.
 
     start: `adapter_start` of a PiSSA or OLoRA adapter. It is subtracted, s (B A - B0 A0) = s [B, -B0] [A; A0], which
     makes a plain LoRA of twice the rank (arXiv 2404.02948, appendix), so that nobody needs the changed base.
+    state: the trained parameters, where the model holds only pieces of them (`put_together`).
     """
     if start is None:
-        model.save_pretrained(str(folder), save_embedding_layers=False)
+        model.save_pretrained(str(folder), state_dict=state, save_embedding_layers=False)
         return
     (scaling,) = {module.scaling["default"] for module in model.modules() if isinstance(module, LoraLayer)}
     joined = {}
-    for name, value in _adapter_state(model).items():
+    for name, value in _adapter_state(model, state).items():
         a_side = "lora_A" in name
         parts = [value.detach().cpu(), start[name] if a_side else -start[name]]
         joined[name] = torch.cat(parts, dim=0 if a_side else 1).contiguous()

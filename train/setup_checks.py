@@ -31,6 +31,10 @@ def refuse_what_cannot_work(trainer: BalancedTrainer, coreset: CoresetSettings |
             "coreset replays one layer, which FSDP and DeepSpeed keep in pieces; use plain processes, or switch "
             "coreset off"
         )
+    if trainer.stateful and (trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled):
+        raise TrainingError(
+            "checkpoints for influence keep Adam's moments whole, which FSDP and DeepSpeed cut; use plain processes"
+        )
     core = coreset.core_size(trainer.mixture.pool_size) if coreset else trainer.mixture.pool_size
     if core < world:
         raise TrainingError(f"coreset leaves {core} examples for {world} processes; raise ratio or batch_size")

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch.distributed.tensor import DTensor
 from torch.utils.data import DataLoader, IterableDataset
 from transformers import Trainer
 
@@ -250,7 +251,13 @@ class BalancedTrainer(Trainer):
 
     def _gradients_are_finite(self) -> bool:
         gradients = [p.grad for p in self.model.parameters() if p.grad is not None]  # type: ignore[union-attr]
-        return bool(torch.stack([g.isfinite().all() for g in gradients]).all()) if gradients else True
+        mine = [g.to_local() if isinstance(g, DTensor) else g for g in gradients]
+        finite = bool(torch.stack([g.isfinite().all() for g in mine]).all()) if mine else True
+        if not self.is_fsdp_enabled:
+            return finite
+        # each process sees its pieces only, and all must skip the step or none
+        bad = torch.tensor(float(not finite), device=self.args.device)
+        return float(self.accelerator.reduce(bad, "sum")) == 0
 
     def _skip(self, step: int, ids: Sequence[str]) -> None:
         """Leave parameters and optimizer as they are: an optimizer passes over parameters without a gradient."""

@@ -9,10 +9,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from curate.influence.features import FeatureIdentity
-from train.settings import ExistingPath, Layers, Precision, Settings
+from train.launch_file import LaunchFilePath, read_launch_file
+from train.settings import Layers, Precision, Settings
 
 Rule = Literal["less", "torch", "sgd", "ekfac"]
 Mode = Literal["exact", "sketch", "rademacher"]
@@ -59,9 +60,16 @@ class InfluenceSettings(Settings):
         512, ge=1, description="pool rows per shard; a killed run goes on at the first missing shard"
     )
 
-    accelerate: ExistingPath | None = Field(
+    accelerate: LaunchFilePath | None = Field(
         None, description="accelerate configuration file, to share the shards among processes; null: one process"
     )
+
+    @field_validator("accelerate")
+    @classmethod
+    def _processes_hold_the_model(cls, path: Path | None) -> Path | None:
+        if path is not None:
+            read_launch_file(path).refuse_pieces("the gradients of single rows need the whole model in every process")
+        return path
 
     @property
     def needs_moments(self) -> bool:

@@ -69,7 +69,7 @@ def warmup(config: RunConfig, store: StageStore, encoded: StageOutput) -> StageO
             checkpoints=settings.checkpoints,
             merge=False,
         )
-        launch_training(job, None, "warmup")
+        launch_training(job, settings.accelerate, "warmup")
 
     return store.run(
         "warmup",

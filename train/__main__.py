@@ -87,6 +87,8 @@ def training_arguments(job: TrainJob, total_steps: int) -> TrainingArguments:
         seed=job.seed,
         average_tokens_across_devices=False,
         dataloader_pin_memory=torch.cuda.is_available(),
+        # else each of several processes on a CPU would train alone, as the first one
+        use_cpu=int(os.environ.get("WORLD_SIZE", "1")) > 1 and not torch.cuda.is_available(),
     )
     arguments.per_device_train_batch_size = max(1, job.optimizer.batch_size // arguments.world_size)
     return arguments

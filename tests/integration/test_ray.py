@@ -113,32 +113,6 @@ def files(folder: Path) -> dict[str, bytes]:
     }
 
 
-def test_lost_node_changes_no_byte(cluster, execution, stages, tmp_path, capsys):
-    config, outputs = stages
-    local = gradients(config, StageStore(tmp_path / "local"), *outputs)
-    second = add_node(cluster, SECOND)
-    features, lost = tmp_path / "ray" / "features", []
-
-    def lose_second():
-        # in the middle: it is at work, and there is work left
-        while not (at_work(second) and len(list(features.glob("*/*/shard.json"))) > 20):
-            time.sleep(0.01)
-        lose(second)
-        lost.append(len(list(features.glob("*/*/shard.json"))))
-
-    killer = threading.Thread(target=lose_second, daemon=True)
-    killer.start()
-    on_ray = gradients(config.model_copy(update={"execution": execution}), StageStore(tmp_path / "ray"), *outputs)
-    killer.join(0)
-    shards = CHECKPOINTS * ROWS // SHARD_ROWS
-    assert lost and lost[0] < shards
-    assert on_ray.key == local.key and on_ray.rows == local.rows
-    mine, wanted = files(on_ray.path), files(local.path)
-    assert mine.keys() == wanted.keys() and sum(name.endswith("shard.json") for name in mine) == shards
-    assert [name for name in wanted if mine[name] != wanted[name]] == []
-    assert "gradients: 8 tasks on 2 worker(s)" in capsys.readouterr().err
-
-
 def test_model_is_loaded_once_per_worker_and_checkpoint(execution, stages, tmp_path, capsys):
     config, outputs = stages
     gradients(config.model_copy(update={"execution": execution}), StageStore(tmp_path), *outputs)
@@ -191,3 +165,29 @@ def test_node_without_the_store_or_with_other_sources_is_named(tmp_path):
         check_node(tmp_path / "nowhere", GRADIENT_CODE, here)
     with pytest.raises(NodeError, match="other sources of Equipoise"):
         check_node(tmp_path, GRADIENT_CODE, "0" * 20)
+
+
+def test_lost_node_changes_no_byte(cluster, execution, stages, tmp_path, capsys):
+    config, outputs = stages
+    local = gradients(config, StageStore(tmp_path / "local"), *outputs)
+    second = add_node(cluster, SECOND)
+    features, lost = tmp_path / "ray" / "features", []
+
+    def lose_second():
+        # in the middle: it is at work, and there is work left
+        while not (at_work(second) and len(list(features.glob("*/*/shard.json"))) > 20):
+            time.sleep(0.01)
+        lose(second)
+        lost.append(len(list(features.glob("*/*/shard.json"))))
+
+    killer = threading.Thread(target=lose_second, daemon=True)
+    killer.start()
+    on_ray = gradients(config.model_copy(update={"execution": execution}), StageStore(tmp_path / "ray"), *outputs)
+    killer.join(0)
+    shards = CHECKPOINTS * ROWS // SHARD_ROWS
+    assert lost and lost[0] < shards
+    assert on_ray.key == local.key and on_ray.rows == local.rows
+    mine, wanted = files(on_ray.path), files(local.path)
+    assert mine.keys() == wanted.keys() and sum(name.endswith("shard.json") for name in mine) == shards
+    assert [name for name in wanted if mine[name] != wanted[name]] == []
+    assert "gradients: 8 tasks on 2 worker(s)" in capsys.readouterr().err

@@ -45,6 +45,7 @@ class WorkerRequest(Settings):
 class StageRequests(Settings):
     """Per stage that runs on a cluster."""
 
+    cleaning: WorkerRequest = WorkerRequest(gpus=0)
     gradients: WorkerRequest = WorkerRequest()
     evaluation: WorkerRequest = WorkerRequest()
 
@@ -53,7 +54,8 @@ class ExecutionSettings(Settings):
     """How stages are run; the same results come out whatever is set here."""
 
     engine: Literal["local", "ray"] = Field(
-        "local", description="where gradients and evaluation are computed: on this machine, or on a Ray cluster"
+        "local",
+        description="where cleaning, gradients and evaluation run: on this machine, or on a Ray cluster",
     )
     address: str | None = Field(
         None,

@@ -100,7 +100,7 @@ def clean_pool(
 ) -> tuple[Steps, list[GroupRate]]:
     """Clean `pool` (as `records.ExampleWriter` leaves it) into `output`, with the result of `steps.run_filters`.
 
-    processes: None for one per core; spread: runs the tasks of a pass elsewhere, in order, with `run_task`, where
+    processes: None for one per core; spread: runs the tasks of a pass elsewhere, in order, with `run_tasks`, where
     `output`'s folder is shared. Raises `DataError` when a process dies, and what the filters raise.
     """
     with pq.ParquetFile(pool) as file:
@@ -264,9 +264,9 @@ class _Worker:
         return count
 
 
-def run_task(settings: CleaningSettings, references: Sequence[Reference], task: Task) -> Done:
-    """One task on its own, for whoever spreads them."""
-    return _Worker(settings, references).run(task)
+def run_tasks(settings: CleaningSettings, references: Sequence[Reference], tasks: Sequence[Task]) -> Iterator[Done]:
+    """Tasks of one pass, for whoever spreads them. A task may be run again as long as nobody has seen its result."""
+    return map(_Worker(settings, references).run, tasks)
 
 
 class _Here:

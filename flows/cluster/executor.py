@@ -19,9 +19,8 @@ from prefect.client.orchestration import get_client
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from flows.cluster.connection import ClusterError, Connection, connected
-from flows.execution import ExecutionSettings, WorkerRequest
+from flows.execution import ExecutionSettings, WorkerRequest, may_retry
 from flows.secrets import lent
-from train.transient import is_transient
 
 Asked = TypeVar("Asked")
 Result = TypeVar("Result")
@@ -132,7 +131,7 @@ class RayExecutor:
 
 def _passes(task: Any, run: Any, state: Any) -> bool:
     """Whether a failed task may succeed when it is run again as it is."""
-    return isinstance(state.data, BaseException) and is_transient(state.data)
+    return isinstance(state.data, BaseException) and may_retry(state.data)
 
 
 @task(cache_policy=NO_CACHE, retry_condition_fn=_passes, persist_result=False)

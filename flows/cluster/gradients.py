@@ -24,6 +24,7 @@ from curate.influence.job import load_checkpoints, read_job_rows, write_outcomes
 from curate.influence.rows import Rows
 from curate.influence.settings import CheckpointOutcome, GradientJob
 from flows.cluster.executor import RayExecutor
+from flows.cluster.paths import everywhere
 from flows.cluster.worker import check_node, compute_with, device
 from train.process import progress_line
 
@@ -142,5 +143,6 @@ def _chunks(shards: list[list[str]], workers: int, checkpoints: int) -> list[lis
 def _everywhere(job: GradientJob) -> GradientJob:
     """The job as a process in another working directory reads it."""
     paths = {name: value.resolve() for name, value in job if isinstance(value, Path)}
-    model = str(Path(job.model).resolve()) if Path(job.model).exists() else job.model
-    return job.model_copy(update={**paths, "model": model, "checkpoints": [path.resolve() for path in job.checkpoints]})
+    return job.model_copy(
+        update={**paths, "model": everywhere(job.model), "checkpoints": [path.resolve() for path in job.checkpoints]}
+    )

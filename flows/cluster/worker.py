@@ -53,7 +53,8 @@ def compute_with(threads: int) -> None:
 
 
 def device() -> str:
-    """Where this task's model belongs. Raises `NodeError` when a GPU was given that torch does not see."""
+    """Where this task's model belongs, and from here on torch's own choice. Raises `NodeError` for a GPU that torch does
+    not see."""
     import torch
 
     given = gpus()
@@ -64,4 +65,5 @@ def device() -> str:
             f"node {socket.gethostname()} offers a GPU that torch does not see; install a CUDA build of torch there, "
             "or set gpus: 0 under execution.requests"
         )
+    torch.cuda.set_device(given[0])
     return f"cuda:{given[0]}"

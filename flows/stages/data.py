@@ -5,12 +5,13 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import pyarrow.parquet as pq
 
 from curate import cleaning
-from curate.cleaning.shards import clean_pool
+from curate.cleaning.shards import Spread, clean_pool
 from curate.cleaning.steps import CLEANING, libraries_of, models_of, write_cleaning
 from curate.export.licenses import LicenseError, Standing, forbidden, is_allowed, terms
 from curate.records import DataError, ExampleWriter, read_examples, write_examples, write_rejected
@@ -28,6 +29,7 @@ from flows.config import RunConfig
 from flows.stages.guard import HELD_OUT, read_texts, scoring, without_leaked
 from flows.stages.outside import external_digest
 from flows.store import Accounting, StageOutput, StageStore
+from flows.store import source_digest as digest_of_sources
 
 POOL, TARGETS, REJECTED, REMOVED = "pool.parquet", "targets.parquet", "rejected.parquet", "removed.parquet"
 CHANGED = "changed.parquet"
@@ -125,6 +127,17 @@ def source_digest(spec: SourceSpec) -> str:
     return f"{digest}@{spec.revision}" if spec.revision else digest
 
 
+def _elsewhere(config: RunConfig) -> AbstractContextManager[Spread | None]:
+    """Where the shards are cleaned, if not in processes of this machine."""
+    if config.execution.engine == "local":
+        return nullcontext()
+    from flows.cluster.cleaning import ClusterSpread
+    from flows.cluster.executor import RayExecutor
+
+    execution, code = config.execution, list(CLEAN_CODE)
+    return ClusterSpread(lambda: RayExecutor(execution, execution.requests.cleaning), code, digest_of_sources(code))
+
+
 def clean(config: RunConfig, store: StageStore, ingested: StageOutput) -> StageOutput:
     """Remove exact duplicates, pool rows that overlap a target or an evaluation item, and what `data.cleaning` adds."""
     settings = config.data.cleaning
@@ -135,9 +148,15 @@ def clean(config: RunConfig, store: StageStore, ingested: StageOutput) -> StageO
         for item in read_texts(scored):
             name = item.item_id if item.task == HELD_OUT else f"{item.task}: {item.item_id}"
             references.append(cleaning.Reference(name, (item.text,)))
-        cleaned, rates = clean_pool(
-            ingested.path / POOL, folder / POOL, references, settings, processes=config.data.processes
-        )
+        with _elsewhere(config) as spread:
+            cleaned, rates = clean_pool(
+                (ingested.path / POOL).resolve(),
+                (folder / POOL).resolve(),
+                references,
+                settings,
+                processes=config.data.processes,
+                spread=spread,
+            )
         cleaning.write_removed(folder / REMOVED, cleaned.removed)
         cleaning.write_changed(folder / CHANGED, cleaned.changed)
         write_cleaning(folder / CLEANING, cleaned, rates, settings)

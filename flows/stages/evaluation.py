@@ -6,11 +6,13 @@ task, and at the next model's held-out losses.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
@@ -32,7 +34,15 @@ from flows.config import ConfigError, RunConfig
 from flows.process import show
 from flows.stages.data import external_digest
 from flows.stages.guard import read_texts, scoring, without_leaked
-from flows.stages.held_out import HELD_OUT, comparable_units, held_out, held_out_records, held_out_scores, skipped_note
+from flows.stages.held_out import (
+    HELD_OUT,
+    Spread,
+    comparable_units,
+    held_out,
+    held_out_records,
+    held_out_scores,
+    skipped_note,
+)
 from flows.store import StageOutput, StageStore
 
 RESULTS, ITEMS, ENGINE, LEAKS, EXCLUDED = (
@@ -123,7 +133,8 @@ def evaluate(
         if settings.items:
             items = read_items(settings.items)
             leaks += leakage.find_leaks([leakage.ScoredText(HELD_OUT, i.id, i.prompt) for i in items], known)
-            losses, skipped = held_out(config, models, items, folder / HELD_OUT)
+            with _measuring(config) as spread:
+                losses, skipped = held_out(config, models, items, folder / HELD_OUT, *spread)
             leaked = {leak.item_id for leak in leaks}
             units, told = comparable_units(losses)
             notes += [*told, *skipped_note(skipped, len(items))]
@@ -157,7 +168,8 @@ def evaluate(
         (folder / RESULTS).write_text(comparison.model_dump_json(indent=1))
         pq.write_table(pa.Table.from_pylist(records, schema=ITEM_SCHEMA), folder / ITEMS)
         shutil.rmtree(folder / HELD_OUT, ignore_errors=True)  # they are in the table
-        shutil.rmtree(folder / "engine" / parts.FOLDER, ignore_errors=True)
+        for finished in (folder / "engine").rglob(parts.FOLDER):
+            shutil.rmtree(finished, ignore_errors=True)
 
     task_files = {}
     if settings.task_folder:
@@ -243,7 +255,27 @@ def _tasks(config: RunConfig, models: Sequence[EvaluatedModel], folder: Path) ->
         run_code=settings.run_code,
         sandbox=settings.sandbox,
     )
-    return run_evaluation(request, folder / "engine", python=str(settings.python or sys.executable), on_line=show)
+    python = str(settings.python or sys.executable)
+    if config.execution.engine == "local" or server:  # a server computes elsewhere already
+        return run_evaluation(request, folder / "engine", python=python, on_line=show)
+    from flows.cluster.evaluation import score_on_cluster
+    from flows.cluster.executor import RayExecutor
+
+    with RayExecutor(config.execution, config.execution.requests.evaluation) as executor:
+        return score_on_cluster(executor, request, folder / "engine", python, show)
+
+
+@contextlib.contextmanager
+def _measuring(config: RunConfig) -> Iterator[tuple[Spread, ...]]:
+    """How held-out losses are spread; nothing where this process computes them."""
+    if config.execution.engine == "local":
+        yield ()
+        return
+    from flows.cluster.evaluation import measure_on_cluster
+    from flows.cluster.executor import RayExecutor
+
+    with RayExecutor(config.execution, config.execution.requests.evaluation) as executor:
+        yield (partial(measure_on_cluster, executor),)
 
 
 def _served(config: RunConfig, model: EvaluatedModel) -> str:

@@ -7,12 +7,15 @@ model by model, so that a killed stage goes on at the next.
 
 from __future__ import annotations
 
+import itertools
 import json
-from collections.abc import Iterable, Mapping, Sequence
+import uuid
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from eval.heldout import HeldOutError, ItemLoss, encode_held_out, held_out_losses
+from eval.heldout import HeldOutError, HeldOutRow, ItemLoss, encode_held_out, held_out_losses
 from eval.items import EvaluationItem
 from eval.results import scores_of
 from eval.statistics import TaskScores
@@ -28,8 +31,45 @@ if TYPE_CHECKING:
 HELD_OUT = "held_out"  # the held-out losses' task, and the folder of what is finished of them
 
 
+@dataclass(frozen=True)
+class ToMeasure:
+    """One run whose losses are missing. path, adapter, merged: as of its `EvaluatedModel`; finished: where they go."""
+
+    run_name: str
+    path: str
+    adapter: str | None
+    merged: str | None
+    rows: list[HeldOutRow]
+    pad_id: int
+    finished: Path
+
+
+Spread = Callable[[Sequence[ToMeasure], Callable[[], None]], None]  # measure all, and tell after each
+
+
+def measure(asked: ToMeasure) -> None:
+    """Compute one run's losses and write them down. Raises `HeldOutError` naming the model."""
+    try:
+        found = held_out_losses(_loaded(asked), asked.rows, asked.pad_id)
+    except HeldOutError as error:
+        raise HeldOutError(f"model {asked.run_name} ({asked.adapter or asked.path}): {error}") from error
+    partial = asked.finished.with_suffix(f".{uuid.uuid4().hex}.partial")
+    partial.write_text(json.dumps([vars(loss) for loss in found]))
+    partial.replace(asked.finished)
+
+
+def _one_by_one(asked: Sequence[ToMeasure], on_done: Callable[[], None]) -> None:
+    for each in asked:
+        measure(each)
+        on_done()
+
+
 def held_out(
-    config: RunConfig, models: Sequence[EvaluatedModel], items: Sequence[EvaluationItem], finished: Path
+    config: RunConfig,
+    models: Sequence[EvaluatedModel],
+    items: Sequence[EvaluationItem],
+    finished: Path,
+    spread: Spread = _one_by_one,
 ) -> tuple[dict[str, list[ItemLoss]], dict[str, str]]:
     """Losses of every run's items, as its own tokenizer writes them; each run's are written down as they are finished.
     Also the items that one of the tokenizers cannot encode, with the reason: they count for no model."""
@@ -42,21 +82,18 @@ def held_out(
         encoded[own] = rows, tokenizer.pad_token_id
         skipped = {**dict(out), **skipped}
     finished.mkdir(exist_ok=True)
-    losses = {}
-    for number, model in enumerate(models):
-        path = finished / f"{number}.json"
-        if not path.exists():
+    paths = {model.run_name: finished / f"{number}.json" for number, model in enumerate(models)}
+    asked_of = []
+    for model in models:
+        if not paths[model.run_name].exists():
             rows, pad_id = encoded[model.path]
-            try:
-                found = held_out_losses(_loaded(model), [row for row in rows if row.id not in skipped], pad_id)
-            except HeldOutError as error:
-                raise HeldOutError(f"model {model.run_name} ({model.adapter or model.path}): {error}") from error
-            partial = path.with_suffix(".partial")
-            partial.write_text(json.dumps([vars(loss) for loss in found]))
-            partial.replace(path)
-        show(progress_line(number + 1, len(models), "held-out losses of models"))
-        losses[model.run_name] = [ItemLoss(**loss) for loss in json.loads(path.read_text())]
-    return losses, skipped
+            left = [row for row in rows if row.id not in skipped]
+            asked_of.append(
+                ToMeasure(model.run_name, model.path, model.adapter, model.merged, left, pad_id, paths[model.run_name])
+            )
+    done = itertools.count(len(models) - len(asked_of) + 1)
+    spread(asked_of, lambda: show(progress_line(next(done), len(models), "held-out losses of models")))
+    return {name: [ItemLoss(**loss) for loss in json.loads(path.read_text())] for name, path in paths.items()}, skipped
 
 
 def comparable_units(losses: Mapping[str, Sequence[ItemLoss]]) -> tuple[dict[str, Metric], list[str]]:
@@ -74,7 +111,7 @@ def skipped_note(skipped: Mapping[str, str], asked: int) -> list[str]:
     ]
 
 
-def _loaded(model: EvaluatedModel):
+def _loaded(model: ToMeasure) -> Any:
     if model.merged or not model.adapter:
         return load_base(model.merged or model.path)
     return load_adapter(load_base(model.path), Path(model.adapter))

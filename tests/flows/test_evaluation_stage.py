@@ -14,91 +14,22 @@ from eval.heldout import HeldOutError, encode_held_out, held_out_losses
 from eval.leakage import read_leaks
 from eval.request import EngineInfo, EvaluationResponse, ItemResult
 from eval.statistics import StatisticsError
-from flows.config import ConfigError, validate
+from flows.config import ConfigError
 from flows.stages import evaluation, held_out
 from flows.stages.evaluation import EXCLUDED, ITEMS, LEAKS, evaluate, evaluated_models, read_results
 from flows.stages.held_out import HELD_OUT
 from flows.store import StageStore
+from tests.flows.small_evaluation import LEAKED, chat, make_place, small_config
 from tests.tiny import make_base, make_tokenizer
-from train.models import attach_lora, save_adapter, save_merged
-from train.settings import LoraSettings
-
-LEAKED = "Which of the seven hills of Rome was it that the king chose for his own house"
-
-
-def _chat(question, answer):
-    return [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
-
-
-def _save_base(folder, seed):
-    tokenizer = make_tokenizer()
-    make_base(vocabulary=len(tokenizer), seed=seed).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
-
-
-def _tuned(base, folder, seed):
-    """What the finetune stage leaves: an adapter and the merged weights."""
-    import torch
-
-    from train.models import load_base, load_tokenizer
-
-    model = attach_lora(load_base(str(base)), LoraSettings(r=2, alpha=4, targets=["q_proj", "v_proj"]), seed)
-    generator = torch.Generator().manual_seed(seed)
-    for name, parameter in model.named_parameters():
-        if "lora_B" in name:
-            parameter.data = torch.randn(parameter.shape, generator=generator)
-    save_adapter(model, folder / "adapter")
-    save_merged(model, load_tokenizer(str(base)), folder / "merged")
-    return folder
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("evaluation")
-    base = _save_base(folder / "base", seed=0)
-    for seed in (1, 2):
-        _tuned(base, folder / f"run{seed}", seed)
-    items = [
-        {
-            "id": f"{capability}-{k}",
-            "capability": capability,
-            "prompt": LEAKED if (capability, k) == ("math", 3) else f"What is item {k} of {capability}?",
-            "target": f"It is number {k * 7}.",
-        }
-        for capability in ("math", "code")
-        for k in range(12)
-    ]
-    pq.write_table(pa.Table.from_pylist(items), folder / "items.parquet")
-    row = {"messages": _chat("Name a hill.", f"{LEAKED}? The Palatine."), "capability": "math"}
-    (folder / "targets.jsonl").write_text(
-        json.dumps({"id": "t", "messages": _chat("Add.", "No."), "capability": "math"})
-    )
-    (folder / "dataset" / "data").mkdir(parents=True)
-    schema = pa.schema([("id", pa.string()), ("messages", MESSAGES_TYPE)])
-    rows = pa.Table.from_pylist([{"id": "trained-on", "messages": row["messages"]}], schema=schema)
-    pq.write_table(rows, folder / "dataset" / "data" / "train-0.parquet")
-    return folder
-
-
-def _config(place, store, **evaluation):
-    return validate(
-        {
-            "name": "small",
-            "store": str(store),
-            "model": str(place / "base"),
-            "max_length": 128,
-            "data": {
-                "pool": [{"path": str(place / "targets.jsonl")}],
-                "targets": [{"path": str(place / "targets.jsonl")}],
-            },
-            "evaluation": {"items": [str(place / "items.parquet")], "resamples": 200, **evaluation},
-        }
-    )
+    return make_place(tmp_path_factory.mktemp("evaluation"))
 
 
 def _evaluate(place, store):
-    config = _config(place, store)
+    config = small_config(place, store)
     models = evaluated_models(config, {"ours": [str(place / "run1"), str(place / "run2")]})
     return evaluate(config, StageStore(config.store), models, {"ours": str(place / "dataset")})
 
@@ -154,7 +85,7 @@ def test_a_killed_stage_keeps_the_losses_of_the_models_that_were_done(place, eva
 
 
 def test_a_model_may_be_an_adapter_alone_or_whole_weights(place, tmp_path):
-    config = _config(place, tmp_path)
+    config = small_config(place, tmp_path)
     base, adapter, whole = evaluated_models(
         config, {"adapter": [str(place / "run1" / "adapter")], "whole": [str(place / "run1" / "merged")]}
     )
@@ -168,7 +99,7 @@ def test_a_model_may_be_an_adapter_alone_or_whole_weights(place, tmp_path):
 
 
 def test_what_is_no_model_is_refused_by_name(place, tmp_path):
-    config = _config(place, tmp_path)
+    config = small_config(place, tmp_path)
     with pytest.raises(ConfigError, match=r"model x: .* has neither config\.json nor adapter_config\.json"):
         evaluated_models(config, {"x": [str(place / "dataset")]})
     with pytest.raises(ConfigError, match="is the base model's own"):
@@ -190,7 +121,7 @@ def _items(path, **prompts):
 
 def _losses_of(model, items, tokenizer):
     asked = [
-        {"id": row["id"], "capability": row["capability"], "messages": _chat(row["prompt"], row["target"])}
+        {"id": row["id"], "capability": row["capability"], "messages": chat(row["prompt"], row["target"])}
         for row in pq.read_table(items).to_pylist()
     ]
     rows, _ = encode_held_out(asked, tokenizer, 128)
@@ -221,7 +152,7 @@ def test_a_stranger_is_measured_with_its_own_tokenizer_in_units_that_both_have(p
     stranger.save_pretrained(tmp_path / "stranger")
     tokenizer.save_pretrained(tmp_path / "stranger")
     items = _items(tmp_path / "items.parquet")
-    config = _config(place, tmp_path / "store", items=items)
+    config = small_config(place, tmp_path / "store", items=items)
     models = evaluated_models(config, {"theirs": [str(tmp_path / "stranger")]})
     found = evaluate(config, StageStore(config.store), models, {"theirs": str(place / "dataset")})
     rows = [row for row in pq.read_table(found.path / ITEMS).to_pylist() if row["model"] == "theirs"]
@@ -235,7 +166,7 @@ def test_a_stranger_is_measured_with_its_own_tokenizer_in_units_that_both_have(p
 def test_a_capability_whose_items_all_leak_is_told_and_so_is_an_item_that_is_too_long(place, tmp_path):
     leaked = {f"math{k}": f"{LEAKED} {k}" for k in range(4)}
     items = _items(tmp_path / "items.parquet", **leaked, code2="word " * 300)
-    config = _config(place, tmp_path / "store", items=items)
+    config = small_config(place, tmp_path / "store", items=items)
     models = evaluated_models(config, {})
     found = evaluate(config, StageStore(config.store), models, {"ours": str(place / "dataset")})
     comparison = read_results(found.path)
@@ -251,13 +182,13 @@ def test_a_capability_whose_items_all_leak_is_told_and_so_is_an_item_that_is_too
 
 def test_when_every_item_leaks_there_is_no_result(place, tmp_path):
     leaked = {f"{c}{k}": f"{LEAKED} {k} {c}" for c in ("math", "code") for k in range(4)}
-    config = _config(place, tmp_path / "store", items=_items(tmp_path / "items.parquet", **leaked))
+    config = small_config(place, tmp_path / "store", items=_items(tmp_path / "items.parquet", **leaked))
     with pytest.raises(StatisticsError, match=r"no item is left to score: held-out math .*; held-out code .*leaks"):
         evaluate(config, StageStore(config.store), evaluated_models(config, {}), {"ours": str(place / "dataset")})
 
 
 def test_what_cannot_guard_is_told_or_refused(place, tmp_path):
-    config = _config(place, tmp_path / "store", items=_items(tmp_path / "items.parquet"))
+    config = small_config(place, tmp_path / "store", items=_items(tmp_path / "items.parquet"))
     models = evaluated_models(config, {"ours": [str(place / "run1")]})
     with pytest.raises(ConfigError, match=r"dataset ours: .* has no data/\*\.parquet"):
         evaluate(config, StageStore(config.store), models, {"ours": str(place / "base")})
@@ -268,9 +199,9 @@ def test_what_cannot_guard_is_told_or_refused(place, tmp_path):
 def test_rows_of_two_datasets_that_share_an_id_are_both_looked_at(place, tmp_path):
     shutil.copytree(place / "dataset", tmp_path / "other")
     schema = pa.schema([("id", pa.string()), ("messages", MESSAGES_TYPE)])
-    row = {"id": "trained-on", "messages": _chat("What is 1 of code?", "It is 1.")}
+    row = {"id": "trained-on", "messages": chat("What is 1 of code?", "It is 1.")}
     pq.write_table(pa.Table.from_pylist([row], schema=schema), tmp_path / "other" / "data" / "train-0.parquet")
-    config = _config(place, tmp_path / "store", items=_items(tmp_path / "items.parquet"))
+    config = small_config(place, tmp_path / "store", items=_items(tmp_path / "items.parquet"))
     datasets = {"ours": str(place / "dataset"), "theirs": str(tmp_path / "other")}
     found = evaluate(config, StageStore(config.store), evaluated_models(config, {}), datasets)
     assert [leak.item_id for leak in read_leaks(found.path / LEAKS)] == ["code1"]
@@ -283,7 +214,7 @@ def test_a_model_whose_losses_are_no_numbers_is_named(place, tmp_path):
     model.lm_head.weight.data[:] = float("nan")
     model.save_pretrained(tmp_path / "broken")
     make_tokenizer().save_pretrained(tmp_path / "broken")
-    config = _config(place, tmp_path / "store")
+    config = small_config(place, tmp_path / "store")
     models = evaluated_models(config, {"ours": [str(tmp_path / "broken")]})
     with pytest.raises(HeldOutError, match=r"model ours \(.*broken\): the loss of 24 of 24 .* NaN"):
         evaluate(config, StageStore(config.store), models, {"ours": str(place / "dataset")})
@@ -291,7 +222,7 @@ def test_a_model_whose_losses_are_no_numbers_is_named(place, tmp_path):
 
 def test_an_adapter_of_another_base_is_refused_before_any_work(place, tmp_path):
     make_base("gpt2").save_pretrained(tmp_path / "gpt2")
-    config = _config(place, tmp_path / "store").model_copy(update={"model": str(tmp_path / "gpt2")})
+    config = small_config(place, tmp_path / "store").model_copy(update={"model": str(tmp_path / "gpt2")})
     with pytest.raises(ConfigError, match=r"model 'x': the adapter .* was trained on another base model"):
         evaluated_models(config, {"x": [str(place / "run1" / "adapter")]})
 
@@ -302,7 +233,7 @@ def with_task(place, tmp_path, monkeypatch):
     (tmp_path / "tasks").mkdir()
     (tmp_path / "tasks" / "t.yaml").write_text("task: t\ndataset_kwargs: {data_files: {test: ../data.json}}\n")
     (tmp_path / "data.json").write_text("{}")
-    config = _config(place, tmp_path / "store", items=[], tasks=["t", "t"], task_folder=str(tmp_path / "tasks"))
+    config = small_config(place, tmp_path / "store", items=[], tasks=["t", "t"], task_folder=str(tmp_path / "tasks"))
     engine = EngineInfo(backend="hf", device="cpu", dtype="float32", python="3", versions={})
 
     def answer(request, *_, **__):

@@ -22,12 +22,13 @@ from flows.stages.influence import SAMPLE, warmup
 from flows.store import StageOutput, StageStore
 from tests.curate.influence.builders import make_job as gradient_job
 from tests.tiny import make_rows
-from tests.train.jobs import ONE, environment, launch, log_lines, make_job, save_base
+from tests.train.jobs import environment, log_lines, make_job, save_base
+from train.__main__ import run
 from train.encoding import write_encoded
 from train.moments import MOMENTS_FILE, checkpoint_folders
 from train.settings import LoraSettings, MixtureSettings, OptimizerSettings, ReweightingSettings
 
-pytestmark = pytest.mark.slow  # six processes that import torch
+pytestmark = pytest.mark.slow  # five processes that import torch
 ROOT = Path(__file__).parents[2]
 ACCELERATE = ROOT / "configs" / "accelerate"
 TOLERANCE = 1e-5  # float32 sums of other order, over a few Adam steps
@@ -98,8 +99,7 @@ def test_warmup_in_two_processes_leads_to_the_same_selection(base, tmp_path):
 def test_fsdp_trains_the_adapter_of_one_process_with_mixture_and_reweighting(base, tmp_path):
     """Every process holds pieces of the layers; the saved adapter and the merged model are whole."""
     one, pieces = make_job(base, tmp_path, "one", **PARTS), make_job(base, tmp_path, "pieces", **PARTS, merge=True)
-    done = launch(one, *ONE)
-    assert done.returncode == 0, done.stderr[-2000:]
+    run(one)
     settings = yaml.safe_load((ACCELERATE / "fsdp.yaml").read_text()) | {"use_cpu": True, "mixed_precision": "no"}
     (tmp_path / "fsdp.yaml").write_text(yaml.safe_dump(settings))
     pieces.output.mkdir()

@@ -11,18 +11,30 @@ import json
 import os
 import threading
 import time
+from functools import partial
 from pathlib import Path
 
 import psutil
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
+from curate.cleaning import Reference
+from curate.cleaning.settings import CleaningSettings
+from curate.cleaning.shards import clean_pool
+from curate.records import examples_table
+from flows.cluster.cleaning import ClusterSpread
 from flows.cluster.connection import ClusterError
 from flows.cluster.executor import RayExecutor
 from flows.cluster.worker import NodeError, check_node
 from flows.config import load_config
 from flows.execution import ExecutionSettings, WorkerRequest
+from flows.stages.data import CLEAN_CODE
+from flows.stages.evaluation import ENGINE, EXCLUDED, ITEMS, LEAKS, RESULTS, evaluate, evaluated_models
 from flows.stages.influence import GRADIENT_CODE, gradients
 from flows.store import StageOutput, StageStore, source_digest
+from tests.curate.cleaning.test_shards import ALL, pool
+from tests.flows.small_evaluation import make_place, small_config
 from tests.integration.ray_tasks import Task, work
 from tests.tiny import make_rows
 from tests.tiny_warmup import make_warmup
@@ -66,7 +78,7 @@ def add_node(cluster, address, **options):
 
 @pytest.fixture(scope="module")
 def execution(cluster):
-    requests = {"gradients": {"cpus": CPUS}}
+    requests = {stage: {"cpus": CPUS} for stage in ("cleaning", "gradients", "evaluation")}
     return ExecutionSettings(engine="ray", address=cluster.address, retry_delay_seconds=0, requests=requests)
 
 
@@ -111,12 +123,6 @@ def files(folder: Path) -> dict[str, bytes]:
         for path in sorted(folder.rglob("*"))
         if path.is_file() and path.name not in ("job.json", "gradients.log", "manifest.json")
     }
-
-
-def test_model_is_loaded_once_per_worker_and_checkpoint(execution, stages, tmp_path, capsys):
-    config, outputs = stages
-    gradients(config.model_copy(update={"execution": execution}), StageStore(tmp_path), *outputs)
-    assert "gradients: 4 tasks on 1 worker(s); models loaded 2 times" in capsys.readouterr().err
 
 
 def test_what_may_pass_is_tried_again_and_what_is_wrong_fails_at_once(execution, tmp_path):
@@ -167,6 +173,43 @@ def test_node_without_the_store_or_with_other_sources_is_named(tmp_path):
         check_node(tmp_path, GRADIENT_CODE, "0" * 20)
 
 
+def test_evaluation_is_that_of_one_machine(execution, tmp_path, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", str(CPUS))  # of the engine, which is a process of its own
+    place = make_place(tmp_path / "place")
+    tasks = {"tasks": ["demo_knowledge"], "task_folder": str(ROOT / "configs" / "tasks"), "limit": 2, "backend": "hf"}
+    config = small_config(place, tmp_path / "local", **tasks, overflow="cut", dtype="float32")
+    models = evaluated_models(config, {"ours": [str(place / "run1")]})
+    datasets = {"ours": str(place / "dataset")}
+    local = evaluate(config, StageStore(tmp_path / "local"), models, datasets)
+    on_ray = evaluate(
+        config.model_copy(update={"execution": execution}), StageStore(tmp_path / "ray"), models, datasets
+    )
+    assert on_ray.key == local.key
+    for name in (RESULTS, ITEMS, LEAKS, ENGINE, EXCLUDED):
+        assert (on_ray.path / name).read_bytes() == (local.path / name).read_bytes(), name
+    assert {row["metric"] for row in pq.read_table(on_ray.path / ITEMS).to_pylist()} >= {"acc", "bits_per_byte"}
+    assert (on_ray.path / "engine" / "0" / "evaluation.log").exists()  # that a node has written
+
+
+def test_cleaning_is_that_of_one_process(execution, tmp_path):
+    rows, settings = pool(200, 1), CleaningSettings(**ALL)
+    references = [Reference("same", ("Same as the item",))]
+    table = pa.concat_tables([examples_table(rows[i : i + 16]) for i in range(0, len(rows), 16)])
+    pq.write_table(table, tmp_path / "pool.parquet", row_group_size=16)
+    found = []
+    (tmp_path / "ray").mkdir()
+    (tmp_path / "local").mkdir()
+    make = partial(RayExecutor, execution, execution.requests.cleaning)
+    with ClusterSpread(make, list(CLEAN_CODE), source_digest(CLEAN_CODE)) as spread:
+        for name, options in (("local", {"processes": 1}), ("ray", {"spread": spread})):
+            steps, rates = clean_pool(
+                tmp_path / "pool.parquet", tmp_path / name / "out.parquet", references, settings, **options
+            )
+            found.append((steps.removed, steps.changed, rates))
+    assert found[0] == found[1] and found[0][0] and found[0][1]
+    assert (tmp_path / "ray" / "out.parquet").read_bytes() == (tmp_path / "local" / "out.parquet").read_bytes()
+
+
 def test_lost_node_changes_no_byte(cluster, execution, stages, tmp_path, capsys):
     config, outputs = stages
     local = gradients(config, StageStore(tmp_path / "local"), *outputs)
@@ -190,4 +233,7 @@ def test_lost_node_changes_no_byte(cluster, execution, stages, tmp_path, capsys)
     mine, wanted = files(on_ray.path), files(local.path)
     assert mine.keys() == wanted.keys() and sum(name.endswith("shard.json") for name in mine) == shards
     assert [name for name in wanted if mine[name] != wanted[name]] == []
-    assert "gradients: 8 tasks on 2 worker(s)" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "gradients: 8 tasks on 2 worker(s); models loaded " in told
+    # once per worker and checkpoint, and once more by the one that had to go back to the lost task's checkpoint
+    assert int(told.split("models loaded ")[1].split()[0]) <= 2 * CHECKPOINTS + 1

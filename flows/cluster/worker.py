@@ -53,8 +53,10 @@ def compute_with(threads: int) -> None:
 
 
 def device() -> str:
-    """Where this task's model belongs, and from here on torch's own choice. Raises `NodeError` for a GPU that torch does
-    not see."""
+    """Where this task's model belongs, and from here on torch's own choice.
+
+    Raises `NodeError` for a GPU that torch does not see.
+    """
     import torch
 
     given = gpus()

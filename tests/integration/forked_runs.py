@@ -30,7 +30,7 @@ import typer
 
 from curate.influence.checkpoint_pass import CheckpointPass
 from flows import artifacts, pipeline
-from flows.cli import _user_errors
+from flows.cli.base import user_errors
 from flows.config import validate
 from flows.nightly import flow as nightly
 from flows.process import ProcessError
@@ -104,7 +104,7 @@ def _end(work: Callable[[], object]) -> NoReturn:
 def run(told: dict) -> None:
     work = {"pipeline": pipeline.pipeline_flow, "nightly": nightly.nightly_flow}[told["flow"]]
     try:
-        with _user_errors():
+        with user_errors():
             work(validate(told["config"]))
     except typer.Exit as end:
         raise SystemExit(end.exit_code) from None

@@ -13,11 +13,9 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import ClassVar
 
-import pyarrow as pa
 import regex
 
-from curate.cleaning.contract import Gone, Removed
-from curate.cleaning.scored import Equal, Verdict, decide, sketch, split
+from curate.cleaning.scored import Equal, ScoredFilter, Verdict
 from curate.cleaning.settings import QualitySettings
 from curate.cleaning.words import words_of
 from curate.records import Example
@@ -86,22 +84,13 @@ _FENCE = regex.compile(r"^\s*(?:```|~~~)", regex.MULTILINE)
 _OPEN_END = regex.compile(r"[\p{L}\p{M},;\-–(&&[^\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff]]\Z", regex.VERSION1)
 
 
-class Quality:
+class Quality(ScoredFilter):
     """Judges the assistant's turns of a row: together, and the last one for its end."""
 
     name: ClassVar[str] = "quality"
 
     def __init__(self, settings: QualitySettings, equal: Equal | None = None):
         self._settings, self._equal = settings, equal
-
-    def __call__(self, examples: Sequence[Example]) -> tuple[list[Example], list[Removed]]:
-        return split(self.name, examples, self._verdicts(examples), self._equal)
-
-    def sketch(self, examples: Sequence[Example]) -> pa.Table:
-        return sketch(examples, self._verdicts(examples), self._equal)
-
-    def decide(self, sketches: Sequence[pa.Table]) -> list[Gone]:
-        return decide(sketches, self._equal)
 
     def _verdicts(self, examples: Sequence[Example]) -> list[Verdict]:
         return [verdict(example.answers(), self._settings) for example in examples]

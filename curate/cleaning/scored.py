@@ -7,9 +7,10 @@ it stay where a group has many.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -38,23 +39,41 @@ class Equal:
     group_of: Callable[[Example], str]
 
 
-def split(
-    name: str, examples: Sequence[Example], verdicts: Sequence[Verdict], equal: Equal | None
-) -> tuple[list[Example], list[Removed]]:
-    """The rows that filter `name` keeps and removes, of rows that are judged alone or are all there."""
-    gone = {each.row: each for each in decide([sketch(examples, verdicts, equal)], equal)}
-    removed = [Removed(examples[row].id, examples[row].source, name, each.reason, "") for row, each in gone.items()]
-    return [example for row, example in enumerate(examples) if row not in gone], removed
+class ScoredFilter(ABC):
+    """A filter that gives every row a `Verdict`; alone, or over the sketches of a whole pool."""
 
+    name: ClassVar[str]
+    _equal: Equal | None
 
-def sketch(examples: Sequence[Example], verdicts: Sequence[Verdict], equal: Equal | None) -> pa.Table:
-    """What `decide` needs to know of the rows."""
-    judged = {
-        "score": pa.array([verdict.score for verdict in verdicts], pa.float64()),
-        "over": pa.array([verdict.over for verdict in verdicts], pa.bool_()),
-        "reason": pa.array([verdict.reason for verdict in verdicts], pa.string()),
-    }
-    return pa.table(judged | keys(examples, equal))
+    @abstractmethod
+    def _verdicts(self, examples: Sequence[Example]) -> list[Verdict]: ...
+
+    def __call__(self, examples: Sequence[Example]) -> tuple[list[Example], list[Removed]]:
+        """The rows that are kept and removed, of rows that are judged alone or are all there."""
+        gone = {each.row: each for each in self.decide([self.sketch(examples)])}
+        removed = [
+            Removed(examples[row].id, examples[row].source, self.name, each.reason, "") for row, each in gone.items()
+        ]
+        return [example for row, example in enumerate(examples) if row not in gone], removed
+
+    def sketch(self, examples: Sequence[Example]) -> pa.Table:
+        """What `decide` needs to know of the rows."""
+        verdicts = self._verdicts(examples)
+        judged = {
+            "score": pa.array([verdict.score for verdict in verdicts], pa.float64()),
+            "over": pa.array([verdict.over for verdict in verdicts], pa.bool_()),
+            "reason": pa.array([verdict.reason for verdict in verdicts], pa.string()),
+        }
+        return pa.table(judged | keys(examples, self._equal))
+
+    def decide(self, sketches: Sequence[pa.Table]) -> list[Gone]:
+        """The rows past the threshold or, with groups that shall be equal, as many of each; in order."""
+        judged = pa.concat_tables(sketches)
+        over = judged["over"].to_numpy()
+        gone = rows_over(judged["score"].to_numpy(), over, judged, self._equal)
+        reasons = judged["reason"].take(pa.array(gone)).to_pylist()
+        more = why_equal(judged, gone, over, self._equal)
+        return [Gone(row, -1, why + also) for row, why, also in zip(gone.tolist(), reasons, more, strict=True)]
 
 
 def keys(examples: Sequence[Example], equal: Equal | None) -> dict[str, Any]:
@@ -64,16 +83,6 @@ def keys(examples: Sequence[Example], equal: Equal | None) -> dict[str, Any]:
     groups = [equal.group_of(example) for example in examples]
     ids = [example.id for example in examples]
     return {"group": pa.array(groups, pa.string()), "id": pa.array(ids, pa.string())}
-
-
-def decide(sketches: Sequence[pa.Table], equal: Equal | None) -> list[Gone]:
-    """The rows past the threshold or, with groups that shall be equal, as many of each; in order."""
-    judged = pa.concat_tables(sketches)
-    over = judged["over"].to_numpy()
-    gone = rows_over(judged["score"].to_numpy(), over, judged, equal)
-    reasons = judged["reason"].take(pa.array(gone)).to_pylist()
-    more = why_equal(judged, gone, over, equal)
-    return [Gone(row, -1, why + also) for row, why, also in zip(gone.tolist(), reasons, more, strict=True)]
 
 
 def rows_over(scores: np.ndarray, over: np.ndarray, judged: pa.Table, equal: Equal | None) -> np.ndarray:

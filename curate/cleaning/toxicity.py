@@ -13,16 +13,14 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 import numpy as np
-import pyarrow as pa
 
-from curate.cleaning.contract import Gone, Removed
-from curate.cleaning.scored import Equal, Verdict, decide, sketch, split
+from curate.cleaning.scored import Equal, ScoredFilter, Verdict
 from curate.cleaning.settings import ToxicitySettings
 from curate.records import DataError, Example
 from train.names import nearest
 
 
-class Toxicity:
+class Toxicity(ScoredFilter):
     """Loads the classifier when it is made. Raises `DataError` for a threshold of a label that the model has not."""
 
     name: ClassVar[str] = "toxicity"
@@ -39,15 +37,6 @@ class Toxicity:
                 f"data.cleaning.toxicity.thresholds: {settings.model} has no label {'; '.join(unknown)} (has: {known})"
             )
         self._labels = {name: labels[name] for name in sorted(settings.thresholds)}
-
-    def __call__(self, examples: Sequence[Example]) -> tuple[list[Example], list[Removed]]:
-        return split(self.name, examples, self._verdicts(examples), self._equal)
-
-    def sketch(self, examples: Sequence[Example]) -> pa.Table:
-        return sketch(examples, self._verdicts(examples), self._equal)
-
-    def decide(self, sketches: Sequence[pa.Table]) -> list[Gone]:
-        return decide(sketches, self._equal)
 
     def _verdicts(self, examples: Sequence[Example]) -> list[Verdict]:
         from curate.cleaning.text_models import label_probabilities

@@ -18,6 +18,7 @@ import pyarrow as pa
 from curate.cleaning.contract import Changed
 from curate.export.rows import shard_names, tables, write_parquet
 from curate.records import Example, Place
+from curate.selection.explain.reasons import RESERVED_COLUMNS
 
 LINEAGE = "lineage.parquet"
 LINEAGE_SCHEMA = pa.schema(
@@ -44,8 +45,6 @@ LINEAGE_SCHEMA = pa.schema(
         ("near_duplicate_cluster", pa.int64()),
     ]
 )
-# columns of a selection that are no influence on a task
-NO_TASK = frozenset(("rank", "id", "source", "target", "task", "utility"))
 
 
 @dataclass(frozen=True)
@@ -81,7 +80,9 @@ def _lines(
         told = {"step": change.filter, "what": change.what, "places": change.places}
         edits.setdefault(change.id, []).append(told)
     for number, (example, row, place) in enumerate(zip(examples, rows, places, strict=True)):
-        tasks = {name: score for name, score in row.items() if name not in NO_TASK and isinstance(score, float)}
+        tasks = {
+            name: score for name, score in row.items() if name not in RESERVED_COLUMNS and isinstance(score, float)
+        }
         yield {
             "id": example.id,
             "rank": row["rank"],

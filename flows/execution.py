@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from importlib.util import find_spec
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
@@ -101,6 +101,11 @@ class StageTimeoutError(TimeoutError):
             f"stage {stage} took longer than execution.stage_timeout = {hours:g} hours and was ended with all its "
             "processes; what it had finished is kept: run again to go on there, or allow more time"
         )
+
+
+def retry_condition(_task: Any, _run: Any, state: Any) -> bool:
+    """`may_retry` of what a Prefect task failed with, as `retry_condition_fn` asks it."""
+    return isinstance(state.data, BaseException) and may_retry(state.data)
 
 
 def may_retry(error: BaseException) -> bool:

@@ -10,15 +10,15 @@ import contextlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from prefect import Task, get_run_logger, task
+from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
-from prefect.client.schemas.objects import State, TaskRun
+from prefect.client.schemas.objects import State
 from prefect.states import Completed
 from prefect.utilities.timeout import timeout
 
 from flows.artifacts import artifact_key
 from flows.config import RunConfig
-from flows.execution import StageTimeoutError, may_retry
+from flows.execution import StageTimeoutError, retry_condition
 from flows.process import listening
 from flows.progress import StageVoice
 from flows.secrets import lent, mask_logs, masked_errors
@@ -33,14 +33,10 @@ def run_stage(name: str, work: Callable[..., StageOutput], config: RunConfig, *a
     attempt = _stage.with_options(
         retries=settings.retries,
         retry_delay_seconds=settings.retry_delays(),
-        retry_condition_fn=_may_retry,
+        retry_condition_fn=retry_condition,
     )
     state: Any = attempt(name, work, config, *args, return_state=True)
     return state.result()
-
-
-def _may_retry(_: Task, __: TaskRun, state: State) -> bool:
-    return isinstance(state.data, BaseException) and may_retry(state.data)
 
 
 @task(name="stage", task_run_name="{name}", cache_policy=NO_CACHE)

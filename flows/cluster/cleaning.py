@@ -7,7 +7,6 @@ more than one shard, so a small pool costs no start of Ray.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -16,10 +15,8 @@ from pathlib import Path
 from curate.cleaning.contract import Reference
 from curate.cleaning.settings import CleaningSettings
 from curate.cleaning.shards import Done, Task, run_tasks
-from flows.cluster.executor import RayExecutor
+from flows.cluster.executor import RayExecutor, cut
 from flows.cluster.worker import check_node
-
-TASKS_PER_WORKER = 4
 
 
 @dataclass(frozen=True)
@@ -52,8 +49,7 @@ class ClusterSpread:
             return run_tasks(settings, references, tasks)
         if self._executor is None:
             self._executor = self._stack.enter_context(self._make())
-        size = math.ceil(len(tasks) / (self._executor.slots * TASKS_PER_WORKER))
-        parts = [tasks[i : i + size] for i in range(0, len(tasks), size)]
+        parts = cut(tasks, self._executor.slots)
         chunks = [Chunk(settings, references, part, self._code, self._digest) for part in parts]
         return [done for part in self._executor.map("cleaning", clean_here, chunks) for done in part]
 

@@ -8,6 +8,7 @@ therefore give the same result, and leave the same files, however often it runs.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from itertools import islice
@@ -19,12 +20,19 @@ from prefect.client.orchestration import get_client
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from flows.cluster.connection import ClusterError, Connection, connected
-from flows.execution import ExecutionSettings, WorkerRequest, may_retry
+from flows.execution import ExecutionSettings, WorkerRequest, retry_condition
 from flows.secrets import lent
 
 Asked = TypeVar("Asked")
 Result = TypeVar("Result")
 LOOK_S = 10.0
+TASKS_PER_WORKER = 4  # over a whole stage: fewer, and the last one is waited for; more, and each has less to do
+
+
+def cut(shards: Sequence[Asked], workers: int, rounds: int = 1) -> list[Sequence[Asked]]:
+    """The shards in portions, one a task. rounds: how often as many shards are handed out in the stage."""
+    size = max(1, math.ceil(len(shards) * rounds / (workers * TASKS_PER_WORKER)))
+    return [shards[i : i + size] for i in range(0, len(shards), size)]
 
 
 class RayExecutor:
@@ -36,11 +44,11 @@ class RayExecutor:
 
     def __enter__(self) -> RayExecutor:
         with ExitStack() as stack:
-            self.api = _reachable_api(stack, self.execution.address)
-            stack.enter_context(temporary_settings({PREFECT_API_URL: self.api}))
+            api = _reachable_api(stack)
+            stack.enter_context(temporary_settings({PREFECT_API_URL: api}))
             retries = self.execution.retries
             self.connection: Connection = stack.enter_context(
-                connected(self.execution.address, self.request, retries, {"PREFECT_API_URL": self.api})
+                connected(self.execution.address, self.request, retries, {"PREFECT_API_URL": api})
             )
             self._stack = stack.pop_all()
         return self
@@ -129,19 +137,14 @@ class RayExecutor:
         )
 
 
-def _passes(task: Any, run: Any, state: Any) -> bool:
-    """Whether a failed task may succeed when it is run again as it is."""
-    return isinstance(state.data, BaseException) and may_retry(state.data)
-
-
-@task(cache_policy=NO_CACHE, retry_condition_fn=_passes, persist_result=False)
+@task(cache_policy=NO_CACHE, retry_condition_fn=retry_condition, persist_result=False)
 def one(number: int, function: Callable[[Any], Any], task: Any, secrets: dict[str, str]) -> Any:
     """One task of a map, on whatever node, which fetches the secrets that the stage was lent by their names."""
     with lent(secrets):
         return function(task)
 
 
-def _reachable_api(stack: ExitStack, address: str | None) -> str:
+def _reachable_api(stack: ExitStack) -> str:
     """The Prefect server that the tasks report to: the configured one, or the temporary one of this process."""
     configured = PREFECT_API_URL.value()
     if configured:

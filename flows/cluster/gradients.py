@@ -11,7 +11,6 @@ gradients.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,12 +22,10 @@ from curate.influence.checkpoints import learning_rate_weights, load_checkpoint
 from curate.influence.job import load_checkpoints, read_job_rows, write_outcomes
 from curate.influence.rows import Rows
 from curate.influence.settings import CheckpointOutcome, GradientJob
-from flows.cluster.executor import RayExecutor
+from flows.cluster.executor import RayExecutor, cut
 from flows.cluster.paths import everywhere
 from flows.cluster.worker import check_node, compute_with, device
 from train.process import progress_line
-
-TASKS_PER_WORKER = 4  # over the whole job: fewer, and the last one is waited for; more, and each has less to do
 
 
 @dataclass(frozen=True)
@@ -83,7 +80,8 @@ def run_on_cluster(
         chunks = [
             Chunk(text, code, number, place == 0, executor.threads, shards)
             for number, plan in enumerate(plans)
-            for place, shards in enumerate(_chunks(plan.shards, workers, len(passes)))
+            # at least one, which may be empty: the targets may be new where the rows are not
+            for place, shards in enumerate(cut(plan.shards, workers, len(passes)) or [[]])
         ]
         if job.settings.preconditioner == "ekfac":  # fitted once, on which all the workers of a checkpoint would wait
             fits = [Chunk(text, code, number, True, executor.threads, []) for number in range(len(passes))]
@@ -132,12 +130,6 @@ def _opened(chunk: Chunk, where: str) -> CheckpointPass:
         checkpoint = load_checkpoint(job.checkpoints[chunk.number], moments=job.settings.needs_moments)
         _kept.of, _kept.opened = of, CheckpointPass(job, _kept.rows, chunk.number, checkpoint, where)
     return _kept.opened
-
-
-def _chunks(shards: list[list[str]], workers: int, checkpoints: int) -> list[list[list[str]]]:
-    """At least one, which may be empty: the targets may be new where the rows are not."""
-    size = max(1, math.ceil(len(shards) * checkpoints / (workers * TASKS_PER_WORKER)))
-    return [shards[i : i + size] for i in range(0, len(shards), size)] or [[]]
 
 
 def _everywhere(job: GradientJob) -> GradientJob:

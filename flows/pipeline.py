@@ -17,6 +17,7 @@ from prefect import flow
 from curate.selection.inputs import INPUTS
 from flows import artifacts
 from flows.config import RunConfig
+from flows.naming import FINETUNE, seed_names
 from flows.nightly.warmup import keep_warmup as kept_warmup
 from flows.report.page import REPORT_FILE, report
 from flows.runs import write_run
@@ -99,15 +100,16 @@ def curate_flow(config: RunConfig, keep_warmup: bool = False) -> Curated:
 def finetune_flow(config: RunConfig, datasets: dict[str, str]) -> dict[str, StageOutput]:
     """One adapter per dataset folder (name -> folder) and training seed, all with the same budget and steps.
 
-    The first seed's output goes by the dataset's name, the others' by `name-seed18`.
+    Outputs go by `seed_names`.
     """
     store = open_store(config.store, config.store_cache)
-    tuned = {}
-    for number, seed in enumerate(config.training_seeds()):
+    tuned, seeds = {}, config.training_seeds()
+    names = {dataset: seed_names(dataset, seeds) for dataset in datasets}
+    for number, seed in enumerate(seeds):
         for dataset, folder in datasets.items():
-            name = f"{dataset}-seed{seed}" if number else dataset
+            name = names[dataset][number]
             work = (finetune, config, store, dataset, Path(folder), external_digest(folder), seed)
-            tuned[name] = run_stage(f"finetune-{name}", *work)
+            tuned[name] = run_stage(FINETUNE + name, *work)
             artifacts.training(config, name, tuned[name])
     return tuned
 
@@ -143,12 +145,12 @@ def pipeline_flow(
     """
     curated = curate_flow(config, keep_warmup)
     tuned = finetune_flow(config, curated.datasets)
-    seeds = [f"-seed{seed}" if number else "" for number, seed in enumerate(config.training_seeds())]
-    models = {method: [str(tuned[f"{method}{seed}"].path) for seed in seeds] for method in curated.datasets}
+    seeds = config.training_seeds()
+    models = {method: [str(tuned[name].path) for name in seed_names(method, seeds)] for method in curated.datasets}
     others = {name: folders for name, folders in (rivals or {}).items() if folders not in models.values()}
     trained = {name: folder for name, folder in (rival_datasets or {}).items() if name in others}
     evaluated = evaluate_flow(config, models | others, curated.datasets | trained)
-    stages = curated.stages | {f"finetune-{name}": output for name, output in tuned.items()} | {"evaluate": evaluated}
+    stages = curated.stages | {FINETUNE + name: output for name, output in tuned.items()} | {"evaluate": evaluated}
     page = run_stage("report", report, config, open_store(config.store, config.store_cache), stages)
     stages["report"] = page
     artifacts.overview(config, stages)

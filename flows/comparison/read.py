@@ -20,6 +20,7 @@ from curate.scores import ROWS
 from curate.selection.inputs import INPUTS
 from flows.comparison.values import RowOf
 from flows.config import ConfigError
+from flows.naming import FINETUNE, seed_names
 from flows.runs import Run, find_run
 from flows.stages.data import POOL
 from flows.stages.evaluation import ITEM_SCHEMA, ITEMS
@@ -163,9 +164,8 @@ def _tokens(run: Run) -> dict[str, int] | None:
 
 
 def _training(run: Run, method: str) -> list[SeedLog]:
-    logs = []
-    for number, seed in enumerate(run.config["finetune"]["seeds"] or [run.config["seed"]]):
-        name = f"finetune-{method}-seed{seed}" if number else f"finetune-{method}"
+    logs, seeds = [], run.config["finetune"]["seeds"] or [run.config["seed"]]
+    for seed, name in zip(seeds, seed_names(FINETUNE + method, seeds), strict=True):
         lines = (run.stage(name) / MIXTURE_LOG).read_text(encoding="utf-8").splitlines()
         logs.append(SeedLog(seed, [json.loads(line) for line in lines], run.stages[name].seconds))
     return logs

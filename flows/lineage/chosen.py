@@ -19,6 +19,7 @@ from curate.selection.normalise import SelectionError
 from curate.selection.result import NO_TARGET, Selection
 from flows.lineage.ends import methods
 from flows.lineage.event import Event, rows_with
+from flows.naming import FINETUNE
 from flows.runs import Run
 from flows.stages.export import DATASET
 from flows.stages.selection import SELECTION
@@ -95,9 +96,9 @@ class Chosen:
         """What the step logs tell: passes over the row's source, in each of which every row comes once, and the steps
         that left the row out."""
         for stage in self._run.stages:
-            if not stage.startswith("finetune-"):
+            if not stage.startswith(FINETUNE):
                 continue
-            if stage.removeprefix("finetune-").partition("-seed")[0] not in self.by:
+            if stage.removeprefix(FINETUNE).partition("-seed")[0] not in self.by:
                 continue
             path = self._run.stage(stage) / MIXTURE_LOG
             lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []

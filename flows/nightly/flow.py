@@ -20,6 +20,7 @@ from eval.items import read_items
 from eval.tables import BITS_PER_BYTE, METRICS
 from flows import artifacts
 from flows.config import ConfigError, RunConfig
+from flows.naming import FINETUNE, seed_names
 from flows.nightly import fates, show
 from flows.nightly.changes import compare_selections
 from flows.nightly.files import PIN, Kept
@@ -126,8 +127,7 @@ def _asked(config: RunConfig, evaluated: Path) -> set[Asked]:
 
 def _tuned(config: RunConfig) -> list[str]:
     """The pipeline's names of the candidate's training runs."""
-    first = f"finetune-{config.promoted_method()}"
-    return [f"{first}-seed{seed}" if number else first for number, seed in enumerate(config.training_seeds())]
+    return seed_names(FINETUNE + config.promoted_method(), config.training_seeds())
 
 
 def _latest(config: RunConfig, number: int, finished: str, result: PipelineResult, store: StageStore) -> Latest:

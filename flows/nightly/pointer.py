@@ -15,6 +15,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+from flows.naming import FINETUNE, seed_names
 from flows.nightly.files import (
     PARTIAL,
     PIN,
@@ -55,8 +56,7 @@ class Latest(Record):
 
     def tuned(self) -> list[Kept]:
         """Its training runs, the first seed's first."""
-        first = f"finetune-{self.method}"
-        return [self.stages[f"{first}-seed{seed}" if number else first] for number, seed in enumerate(self.seeds)]
+        return [self.stages[name] for name in seed_names(FINETUNE + self.method, self.seeds)]
 
     @property
     def exported(self) -> Kept:

@@ -17,6 +17,7 @@ from curate.selection.explain import SourceShare, source_shares
 from eval.leakage import Leak, read_leaks
 from eval.tables import Comparison
 from flows.config import RunConfig
+from flows.naming import FINETUNE
 from flows.report.browser import MAX_ROWS, by_rank
 from flows.stages.analysis import ANALYSIS, confidence_file, neighbours_file
 from flows.stages.data import POOL, REJECTED, REMOVED
@@ -142,7 +143,7 @@ def read_report(config: RunConfig, stages: Mapping[str, StageOutput]) -> ReportD
     analysis = read_analysis(explained)
     arms = []
     for method, folder in selections.items():
-        tuned = stages[f"finetune-{method}"].path
+        tuned = stages[FINETUNE + method].path
         arms.append(
             Arm(
                 name=method,

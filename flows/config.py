@@ -27,7 +27,8 @@ from eval.sandbox import SandboxLimits
 from eval.statistics import RESAMPLES
 from flows.execution import ExecutionSettings
 from flows.nightly.settings import PromotionSettings
-from flows.store.opening import DEFAULT_CACHE, check_location
+from flows.store import StageStore
+from flows.store.opening import DEFAULT_CACHE, check_location, open_store
 from train.launch_file import LaunchFilePath, read_launch_file
 from train.names import nearest, nearest_path
 from train.settings import AuditSettings, ExistingPath, LoraSettings, OptimizerSettings, Settings, TrainingParts
@@ -192,6 +193,10 @@ class RunConfig(Settings):
     evaluation: EvaluationSettings
     promotion: PromotionSettings = PromotionSettings()
     execution: ExecutionSettings = ExecutionSettings()
+
+    def open_store(self) -> StageStore:
+        """Where `store` says, worked on in `store_cache` where that is a URL."""
+        return open_store(self.store, self.store_cache)
 
     def training_seeds(self) -> list[int]:
         """The seeds with which every selection is trained on."""

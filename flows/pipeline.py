@@ -33,7 +33,7 @@ from flows.stages.influence import attribution, gradients, warmup
 from flows.stages.selection import select
 from flows.stages.similarity import similarity
 from flows.stages.training import finetune
-from flows.store import StageOutput, open_store
+from flows.store import StageOutput
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def curate_flow(config: RunConfig, keep_warmup: bool = False) -> Curated:
 
     keep_warmup: use the warmup of earlier nightly runs of this name while it fits, instead of one of this pool.
     """
-    store = open_store(config.store, config.store_cache)
+    store = config.open_store()
     stages: dict[str, StageOutput] = {}
 
     def stage(name: str, work: Callable[..., StageOutput], *args: Any) -> StageOutput:
@@ -102,7 +102,7 @@ def finetune_flow(config: RunConfig, datasets: dict[str, str]) -> dict[str, Stag
 
     Outputs go by `seed_names`.
     """
-    store = open_store(config.store, config.store_cache)
+    store = config.open_store()
     tuned, seeds = {}, config.training_seeds()
     names = {dataset: seed_names(dataset, seeds) for dataset in datasets}
     for number, seed in enumerate(seeds):
@@ -124,9 +124,7 @@ def evaluate_flow(
     exported folders that the models were trained on, whose overlap with the items is excluded.
     """
     candidates = evaluated_models(config, models)
-    output = run_stage(
-        "evaluate", evaluate, config, open_store(config.store, config.store_cache), candidates, datasets or {}
-    )
+    output = run_stage("evaluate", evaluate, config, config.open_store(), candidates, datasets or {})
     artifacts.evaluation(config, output)
     return output
 
@@ -151,7 +149,7 @@ def pipeline_flow(
     trained = {name: folder for name, folder in (rival_datasets or {}).items() if name in others}
     evaluated = evaluate_flow(config, models | others, curated.datasets | trained)
     stages = curated.stages | {FINETUNE + name: output for name, output in tuned.items()} | {"evaluate": evaluated}
-    page = run_stage("report", report, config, open_store(config.store, config.store_cache), stages)
+    page = run_stage("report", report, config, config.open_store(), stages)
     stages["report"] = page
     artifacts.overview(config, stages)
     artifacts.report_link(config, page)

@@ -75,7 +75,7 @@ def write_run(config: RunConfig, stages: Mapping[str, StageOutput]) -> Path | No
 
     In a store that cannot be written, the latest record of the same outputs, or None.
     """
-    store = open_store(config.store, config.store_cache)
+    store = config.open_store()
     folder = store.root / RUNS / config.name
     told = {
         "format": FORMAT,

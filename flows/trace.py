@@ -25,7 +25,7 @@ from flows.config import ConfigError, RunConfig
 from flows.stages.data import POOL, TARGETS, clean, ingest
 from flows.stages.encoding import encode
 from flows.stages.influence import JOB, gradients, warmup
-from flows.store import Accounting, StageOutput, StageStore, open_store
+from flows.store import Accounting, StageOutput, StageStore
 from train.encoding import encode_all
 from train.models import load_tokenizer
 
@@ -55,7 +55,7 @@ def trace(config: RunConfig, examples: Path, top: int) -> list[Traced]:
             "pass over the pool, if the store has none yet)"
         )
     asked, rejected = read_pool([SourceSpec(path=str(examples))], max_rejected=1.0)
-    store = open_store(config.store, config.store_cache)
+    store = config.open_store()
     ingested = ingest(config, store)
     cleaned = clean(config, store, ingested)
     encoded = encode(config, store, ingested, cleaned)

@@ -43,12 +43,11 @@ def nightly(config: ConfigArgument, overrides: SetOption = []) -> None:  # noqa:
         from flows.nightly.files import promoted_folder
         from flows.nightly.flow import nightly_flow
         from flows.nightly.show import show_night
-        from flows.store import open_store
 
         quiet_prefect()
         night = nightly_flow(checked)
         show_night(night, console.console)
-        folder = promoted_folder(open_store(checked.store, checked.store_cache).root, checked.name)
+        folder = promoted_folder(checked.open_store().root, checked.name)
         if night.live:
             console.show_paths({name: str(folder / name) for name in ("adapter", "dataset")})
 

@@ -33,13 +33,13 @@ from flows.stages.evaluation import HELD_OUT, ITEMS, read_results
 from flows.stages.export import DATASET
 from flows.stages.influence import COST
 from flows.stages.outside import external_digest
-from flows.store import StageOutput, StageStore, open_store
+from flows.store import StageOutput, StageStore
 
 
 @flow(name="nightly", flow_run_name="nightly-{config.name}")
 def nightly_flow(config: RunConfig) -> Night:
     """Run the pipeline on tonight's pool; the adapter goes live unless a capability got worse beyond noise."""
-    store = open_store(config.store, config.store_cache)
+    store = config.open_store()
     promotions = Promotions(store, config.name)
     with promotions.held():
         promotions.recover()

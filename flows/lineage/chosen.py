@@ -6,26 +6,19 @@ import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pyarrow.parquet as pq
 
 from curate.export.lineage import LINEAGE
-from curate.scores import read_scores
-from curate.selection.explain import why_not
 from curate.selection.explain.reasons import RESERVED_COLUMNS
-from curate.selection.normalise import SelectionError
-from curate.selection.result import NO_TARGET, Selection
 from flows.lineage.ends import methods
 from flows.lineage.event import Event, rows_with
 from flows.naming import FINETUNE
 from flows.runs import Run
 from flows.stages.export import DATASET
+from flows.stages.left_out import EXPLAINED, left_out
 from flows.stages.selection import SELECTION
 from train.settings import MIXTURE_LOG
-
-EXPLAINED = "bids"  # the one method whose end can be asked about a row that it left out
 
 
 class Chosen:
@@ -54,34 +47,15 @@ class Chosen:
                 yield self._left_out(method, stage, path)
 
     def _left_out(self, method: str, stage: str, path: Path) -> Event:
-        chosen = pq.read_table(path, columns=["rank", "id", "target", "utility"]).to_pydict()
+        chosen = pq.read_table(path, columns=["id", "utility"]).to_pydict()
         told = f"not among the {len(chosen['id'])} selected"
-        if method == EXPLAINED and (found := self._gap(chosen)):
-            gap, last, target = found
+        if method == EXPLAINED and (found := left_out(method, self._run.stage("attribution"), path.parent, [self._id])):
+            gap, last, target = found[self._id]
             told += f": at the end it would have added {gap:+.4f} (for target {target}), the last row added {last:+.4f}"
             return Event(stage, told, {"selected": False, "gap": gap, "last_utility": last, "target": target})
         least = next((value for value in reversed(chosen["utility"]) if value is not None), None)
         told += f"; the last has utility {least:+.4f}" if least is not None else ""
         return Event(stage, told, {"selected": False, "last_utility": least})
-
-    def _gap(self, chosen: dict[str, list[Any]]) -> tuple[float, float, str] | None:
-        """(what the row would have added, what the last one added, the target it would have served); None for a row
-        that has no usable scores."""
-        matrix = read_scores(self._run.stage("attribution"))
-        place = {name: row for row, name in enumerate(matrix.row_ids)}
-        column = {name: k for k, name in enumerate(matrix.column_ids)}
-        if self._id not in place:
-            return None
-        selection = Selection(
-            np.array([place[name] for name in chosen["id"]], dtype=np.int64),
-            np.array([column.get(name, NO_TARGET) for name in chosen["target"]], dtype=np.int64),
-            np.array([math.nan if value is None else value for value in chosen["utility"]]),
-        )
-        try:
-            why = why_not(matrix.values, selection, place[self._id])
-        except SelectionError:
-            return None
-        return why.gap, why.last_utility, matrix.column_ids[why.target]
 
     def _exported(self) -> Iterator[Event]:
         for stage in (f"export-{method}" for method in self.by):

@@ -6,7 +6,6 @@ Whole columns of ids are read, some 100 bytes a row of the pool; everything else
 from __future__ import annotations
 
 import json
-import warnings
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -16,15 +15,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from curate.influence.job import OUTCOME, read_outcomes
-from curate.scores import ROWS, read_scores
-from curate.selection.explain import why_not_rows
-from curate.selection.normalise import SelectionWarning, usable
-from flows.stages.analysis import read_selection
+from curate.scores import ROWS
 from flows.stages.data import POOL, REJECTED, REMOVED
 from flows.stages.encoding import EXCLUDED
+from flows.stages.left_out import left_out
 from flows.stages.selection import SELECTION
-
-EXPLAINED = "bids"  # the one method whose end can be asked about a row that it left out
 
 
 class Fate(NamedTuple):
@@ -89,20 +84,8 @@ def rewritten(before: Path, now: Path, ids: Collection[str]) -> list[str]:
 
 
 def gaps(method: str, scored: Path, selected: Path, ids: Sequence[str]) -> dict[str, Gap]:
-    """What each of these scored rows would have added; empty for a method that cannot be asked. Rows or whole targets
-    that the scores leave out are left out here."""
-    if method != EXPLAINED or not ids:
-        return {}
-    matrix = read_scores(scored)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", SelectionWarning)  # the select stage has warned of what it left out
-        view = usable(matrix.values)
-    rows = {matrix.row_ids[row]: int(row) for row in view.rows}
-    asked = [name for name in ids if name in rows]
-    if not asked:
-        return {}
-    found = why_not_rows(view, read_selection(selected, matrix), [rows[name] for name in asked])
-    return {name: Gap(why.gap, why.last_utility) for name, why in zip(asked, found, strict=True)}
+    """What each of these scored rows would have added, as `left_out` knows it."""
+    return {name: Gap(each.gap, each.last) for name, each in left_out(method, scored, selected, ids).items()}
 
 
 def _among(path: Path, ids: Collection[str], *columns: str) -> list[dict[str, Any]]:

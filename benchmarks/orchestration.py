@@ -23,8 +23,8 @@ from pathlib import Path
 import psutil
 
 from flows.checks import checked
-from flows.config import RunConfig, load_config
-from flows.estimate import StageCost, costs, measure, measure_workload
+from flows.config import load_config
+from flows.estimate import StageCost, estimate
 from flows.runs import find_run
 from flows.store import StageOutput
 
@@ -40,7 +40,7 @@ def main() -> None:
         store = Path(folder)
         overrides = [*arguments.overrides, f"store={store}"]
         config = load_config(arguments.config, overrides)
-        expected = expect(config)
+        expected = estimate(config, checked(config)).costs
         settings = [part for override in overrides for part in ("--set", override)]
         command = [sys.executable, "-m", "flows.cli", "run", str(arguments.config), *settings]
         first, memory = timed(command, store)
@@ -51,14 +51,6 @@ def main() -> None:
         print(f"first run: {first:.1f} s, of which stages {worked:.1f} s; outside them {1 - worked / first:.1%}")
         print(f"second run: {second:.1f} s; {second - floor:.1f} s beyond a process that only imports ({floor:.1f} s)")
         show(expected, stages, memory, store)
-
-
-def expect(config: RunConfig) -> list[StageCost]:
-    found = checked(config)
-    work = measure_workload(config, found)
-    speed = measure(config, work.parameters, work.sample)
-    shape = found.model.config
-    return costs(config, work, speed, shape.num_hidden_layers, shape.hidden_size)
 
 
 def timed(command: list[str], store: Path) -> tuple[float, dict[str, int]]:

@@ -17,7 +17,7 @@ from flows.store import StageOutput
 
 if TYPE_CHECKING:
     from flows.config import RunConfig
-    from flows.estimate import Speed, StageCost, Workload
+    from flows.estimate import Estimate
     from flows.pipeline import PipelineResult
     from flows.trace import Traced
 
@@ -40,8 +40,9 @@ def show_stages(stages: Mapping[str, StageOutput]) -> None:
         console.print(f"Nothing was recomputed: all {len(stages)} stages were in the store.")
 
 
-def show_estimate(config: RunConfig, work: Workload, speed: Speed, costs: Sequence[StageCost]) -> None:
+def show_estimate(config: RunConfig, found: Estimate) -> None:
     """What a run will cost, and how that was found."""
+    work, speed, costs = found.work, found.speed, found.costs
     print(f"pool: {work.rows:,} rows, about {work.tokens:,.0f} tokens; model: {work.parameters:,} parameters")
     chosen = f"{work.selected:.0%} of the pool by each of {', '.join(config.selection.methods)}"
     print(f"selection: {chosen}; {work.targets} targets, {work.items} evaluation items")

@@ -61,18 +61,14 @@ def validate(config: ConfigArgument, overrides: SetOption = []) -> None:  # noqa
         settings = load_config(config, overrides)
         from flows import console
         from flows.checks import checked
-        from flows.estimate import costs, measure, measure_workload
+        from flows.estimate import estimate
         from flows.stages.guard import told_before
 
         found = checked(settings)
         leakage = told_before(settings)
         typer.echo(f"{config} is valid.")
         typer.echo(leakage)
-        work = measure_workload(settings, found)
-        speed = measure(settings, work.parameters, work.sample)
-        shape = found.model.config
-        expected = costs(settings, work, speed, shape.num_hidden_layers, shape.hidden_size)
-        console.show_estimate(settings, work, speed, expected)
+        console.show_estimate(settings, estimate(settings, found))
 
 
 @app.command()

@@ -6,6 +6,7 @@ Three questions, one file each: how much there is to do (`workload`), how fast t
 
 from flows.estimate.costs import StageCost, costs
 from flows.estimate.machine import Speed, measure
+from flows.estimate.whole import Estimate, estimate
 from flows.estimate.workload import Workload, measure_workload
 
-__all__ = ["Speed", "StageCost", "Workload", "costs", "measure", "measure_workload"]
+__all__ = ["Estimate", "Speed", "StageCost", "Workload", "costs", "estimate", "measure", "measure_workload"]

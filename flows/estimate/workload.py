@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pyarrow.parquet as pq
 
 from curate.records import rows_to_encode
 from curate.selection import resolve_budget
 from curate.sources import SourceSpec
-from curate.sources.opening import DataFile, find_files, is_there, is_url
-from eval.tasks import TaskSpec
+from curate.sources.opening import DataFile, file_kind, find_files, is_there, is_url
+from eval.prompts import is_local
+from eval.tasks import TaskSpec, local_files
 from flows.checks import Findings
 from flows.config import RunConfig
 from train.encoding import Encoded, encode_all
@@ -104,24 +104,18 @@ def _selected_share(config: RunConfig, rows: int, tokens: float) -> float:
 
 def _task_tokens(task: TaskSpec, config: RunConfig) -> float:
     """Tokens that one model reads and writes for a task; a written one counts as a read one, since it is batched."""
-    source: Mapping[str, Any] = task.source if isinstance(task.source, dict) else {}
-    items = _items_of(source)
+    items = _items_of(task)
     per_item = CHOICES * config.max_length / 2
-    if str(source.get("output_type", "")).startswith("generate"):
+    if isinstance(task.source, dict) and str(task.source.get("output_type", "")).startswith("generate"):
         per_item = config.max_length / 2 + ANSWER_TOKENS
     return min(items, config.evaluation.limit or items) * per_item
 
 
-def _items_of(source: Mapping[str, Any]) -> int:
-    files = (source.get("dataset_kwargs") or {}).get("data_files")
-    names = [name for each in (files.values() if isinstance(files, dict) else [files]) for name in _listed(each)]
-    counts = [_rows_of(file) for name in names if Path(name).is_file() for file in find_files(name)]
+def _items_of(task: TaskSpec) -> int:
+    files = [path for path in local_files(task) if path.is_file() and file_kind(path.name)] if is_local(task) else []
+    counts = [_rows_of(file) for path in files for file in find_files(str(path))]
     known = [count for count in counts if count is not None]
-    return sum(known) if known and len(known) == len(names) else UNKNOWN_ITEMS
-
-
-def _listed(files: Any) -> list[str]:
-    return [] if files is None else [str(files)] if isinstance(files, str | Path) else [str(file) for file in files]
+    return sum(known) if known and len(known) == len(local_files(task)) else UNKNOWN_ITEMS
 
 
 def _mean(values: Sequence[int]) -> float:

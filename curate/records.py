@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 ROLES = ("system", "user", "assistant", "tool")
@@ -275,6 +276,22 @@ def read_examples(path: Path) -> list[Example]:
         return [
             example for number in range(file.num_row_groups) for example in examples_of(file.read_row_group(number))
         ]
+
+
+def rows_with_ids(path: Path, ids: Collection[str], columns: Sequence[str] | None = None) -> pa.Table:
+    """The rows of a Parquet file with these ids, in its order; of the others no more than a row group is in memory.
+
+    columns: `id` among them; None for all.
+    """
+    wanted = pa.array(sorted(ids), pa.string())
+    names = None if columns is None else list(columns)
+    with pq.ParquetFile(path) as file:
+        groups = (file.read_row_group(number, names) for number in range(file.num_row_groups))
+        parts = [group.filter(pc.is_in(group["id"], wanted)) for group in groups]
+        schema = file.schema_arrow
+        if names is not None:
+            schema = pa.schema([schema.field(name) for name in names])
+        return pa.concat_tables([schema.empty_table(), *parts])
 
 
 def examples_of(table: pa.Table) -> list[Example]:

@@ -10,11 +10,10 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from curate.influence.job import OUTCOME, read_outcomes
+from curate.records import rows_with_ids
 from curate.scores import ROWS
 from flows.stages.data import POOL, REJECTED, REMOVED
 from flows.stages.encoding import EXCLUDED
@@ -89,13 +88,7 @@ def gaps(method: str, scored: Path, selected: Path, ids: Sequence[str]) -> dict[
 
 
 def _among(path: Path, ids: Collection[str], *columns: str) -> list[dict[str, Any]]:
-    """The rows with these ids, read a part of the file at a time."""
-    wanted = pa.array(sorted(ids), pa.string())
-    rows: list[dict[str, Any]] = []
-    with pq.ParquetFile(path) as file:
-        for batch in file.iter_batches(columns=list(columns)):
-            rows += batch.filter(pc.is_in(batch["id"], wanted)).to_pylist()
-    return rows
+    return rows_with_ids(path, ids, columns).to_pylist()
 
 
 def _by_filter(row: Mapping[str, Any]) -> str:

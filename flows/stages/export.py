@@ -8,7 +8,6 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
@@ -17,7 +16,7 @@ from curate.cleaning.steps import CLEANING
 from curate.export import CardInfo, Trail, export_dataset
 from curate.export.card import counted_sources
 from curate.export.markdown import plain
-from curate.records import Example, examples_of, read_examples
+from curate.records import Example, examples_of, read_examples, rows_with_ids
 from curate.selection.inputs import INPUTS
 from curate.sources.report import SourceReport, attributions, languages, read_reports, revisions
 from flows.config import RunConfig
@@ -47,7 +46,8 @@ def export(
     def build(folder: Path) -> Accounting:
         reports = read_reports(ingested.path / SOURCES)
         rows = pq.read_table(selected.path / SELECTION).to_pylist()
-        pool = _examples(cleaned.path / POOL, {row["id"] for row in rows})
+        table = rows_with_ids(cleaned.path / POOL, {row["id"] for row in rows})
+        pool = {example.id: example for example in examples_of(table)}
         chosen = [pool[row["id"]] for row in rows]
         scorable = pq.read_metadata(cleaned.path / POOL).num_rows
         capabilities = sorted({str(t.capability) for t in read_examples(ingested.path / TARGETS)})
@@ -106,15 +106,6 @@ def export(
     )
 
 
-def _examples(path: Path, ids: set[str]) -> dict[str, Example]:
-    """The examples with these ids; of the others no more than a row group is ever in memory."""
-    wanted = pa.array(sorted(ids), pa.string())
-    with pq.ParquetFile(path) as file:
-        groups = (file.read_row_group(number) for number in range(file.num_row_groups))
-        parts = (group.filter(pc.is_in(group["id"], wanted)) for group in groups)
-        return {example.id: example for part in parts for example in examples_of(part)}
-
-
 def _counts(path: Path) -> dict[tuple[str, str], int]:
     """Rows per source and licence."""
     table = pq.read_table(path, columns=["source", "license", "id"])
@@ -151,8 +142,7 @@ def _languages(examples: Sequence[Example], of_source: Mapping[str, tuple[str, .
 
 def _trail(cleaned: StageOutput, encoded: StageOutput, clusters: StageOutput | None, chosen: set[str]) -> Trail:
     """What the stages before did to the chosen rows."""
-    table = pq.read_table(encoded.path / POOL, columns=["id", "truncated", "input_ids"])
-    table = table.filter(pc.is_in(table["id"], pa.array(sorted(chosen), pa.string())))
+    table = rows_with_ids(encoded.path / POOL, chosen, ["id", "truncated", "input_ids"])
     lengths = pc.list_value_length(table["input_ids"]).to_pylist()
     ids, cut = table["id"].to_pylist(), table["truncated"].to_pylist()
     labels: dict[str, int] = {}

@@ -23,7 +23,7 @@ from curate.cleaning.quality import cut_off, refusal
 from curate.figures import FIGURES, RowFacts, figure_table
 from curate.figures.difficulty import answer_losses, first_answer, ifd
 from curate.figures.groups import sample
-from curate.records import Example, Message
+from curate.records import examples_of, rows_with_ids
 from curate.similarity.words import conversation_text, words
 from flows.config import RunConfig
 from flows.stages.data import POOL
@@ -118,8 +118,7 @@ def _sampled(ids: Sequence[str], count: int, seed: int) -> list[str]:
 
 def _facts(cleaned: Path, encoded: Path, wanted: set[str]) -> dict[str, RowFacts]:
     """What the rows themselves tell, by id."""
-    table = pq.read_table(cleaned / POOL, filters=[("id", "in", wanted)]).to_pylist()
-    examples = [Example(**{**row, "messages": tuple(Message(**turn) for turn in row["messages"])}) for row in table]
+    examples = examples_of(rows_with_ids(cleaned / POOL, wanted))
     tokens = {row.id: row for row in _encoded(encoded, wanted)}
     languages = detect_languages(examples, min_letters=LEAST_LETTERS, min_probability=LEAST_PROBABILITY)
     facts = {}

@@ -8,7 +8,6 @@ so much of the pool is new (`promotion.rewarm_after`) that it no longer stands f
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +15,7 @@ import pyarrow.parquet as pq
 
 from curate.influence.features import row_key
 from flows.config import RunConfig
+from flows.log import logger
 from flows.nightly.files import PIN, Kept, Record, RecordError, promoted_folder, read_record, share, write_whole
 from flows.stages.data import POOL
 from flows.stages.influence import WARMUP_CODE, warmup
@@ -26,7 +26,6 @@ from train.encoding import Encoded
 
 BATCH_ROWS = 4096
 FIRST = "the first night of this name"
-logger = logging.getLogger("prefect.equipoise")  # Prefect's own, so that the terminal of a run shows it
 
 
 class Pin(Record):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -26,6 +25,7 @@ from curate.sources import (
     write_reports,
 )
 from flows.config import RunConfig
+from flows.log import logger
 from flows.stages.guard import HELD_OUT, read_texts, scoring, without_leaked
 from flows.stages.outside import external_digest
 from flows.store import Accounting, StageOutput, StageStore
@@ -42,10 +42,6 @@ CLEAN_CODE = (
     "flows/stages/data.py",
 )
 SOURCES = "sources.json"
-
-
-# Prefect's own logger, so that the terminal of a run shows what was read; there is none of the run outside a run.
-logger = logging.getLogger("prefect.equipoise")
 
 
 def ingest(config: RunConfig, store: StageStore) -> StageOutput:

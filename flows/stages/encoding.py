@@ -6,11 +6,11 @@ The limits are looked at after the stage is stored: a changed limit costs no sec
 from __future__ import annotations
 
 import json
-import logging
 from pathlib import Path
 
 from curate.records import read_examples, rows_to_encode
 from flows.config import RunConfig
+from flows.log import logger
 from flows.stages.data import POOL, TARGETS
 from flows.stages.outside import external_digest
 from flows.store import Accounting, StageOutput, StageStore
@@ -19,8 +19,6 @@ from train.encoding import encode_audited, write_encoded
 from train.models import load_tokenizer
 
 EXCLUDED, AUDIT, AUDITED_ROWS = "excluded.json", "audit.json", "audit.parquet"
-
-logger = logging.getLogger("prefect.equipoise")  # Prefect's own, so that the terminal of a run shows it
 
 
 def encode(config: RunConfig, store: StageStore, ingested: StageOutput, cleaned: StageOutput) -> StageOutput:

@@ -9,7 +9,6 @@ compared before the first gradient, so that a run whose result would mean nothin
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -25,6 +24,7 @@ from eval.leakage import KnownText, Leak, ScoredText
 from eval.prompts import local_prompts
 from eval.tasks import folder_files
 from flows.config import ConfigError, RunConfig
+from flows.log import logger
 from flows.stages.outside import external_digest
 from flows.store import Accounting, StageOutput, StageStore
 
@@ -41,7 +41,6 @@ GUARD_CODE = (
     "flows/stages/guard.py",
 )
 _TEXT_SCHEMA = pa.schema([(name, pa.string()) for name in ("task", "item_id", "text")])
-logger = logging.getLogger("prefect.equipoise")
 
 
 def scoring_texts(config: RunConfig) -> tuple[list[ScoredText], list[str]]:

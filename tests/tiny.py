@@ -189,6 +189,14 @@ def make_base(architecture: str = "llama", vocabulary: int = VOCABULARY, seed: i
     return model.eval()
 
 
+def save_base(folder: Path, seed: int = 0) -> Path:
+    """A base model with its tokenizer, as a folder that a configuration can name."""
+    tokenizer = make_tokenizer()
+    make_base(vocabulary=len(tokenizer), seed=seed).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
 def make_model(
     architecture: str = "llama",
     seed: int = 0,

@@ -11,7 +11,7 @@ import torch
 
 from curate.records import MESSAGES_TYPE
 from flows.config import validate
-from tests.tiny import make_base, make_tokenizer
+from tests.tiny import save_base
 from train.models import attach_lora, load_base, load_tokenizer, save_adapter, save_merged
 from train.settings import LoraSettings
 
@@ -20,13 +20,6 @@ LEAKED = "Which of the seven hills of Rome was it that the king chose for his ow
 
 def chat(question, answer):
     return [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
-
-
-def save_base(folder, seed):
-    tokenizer = make_tokenizer()
-    make_base(vocabulary=len(tokenizer), seed=seed).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
 
 
 def tuned(base, folder, seed):

@@ -10,7 +10,7 @@ import pytest
 
 from flows.checks import check, checked
 from flows.config import ConfigError, validate
-from tests.tiny import make_base, make_tokenizer
+from tests.tiny import make_base, make_tokenizer, save_base
 
 GOOD = {"id": "a", "messages": [{"role": "user", "content": "one"}, {"role": "assistant", "content": "two"}]}
 
@@ -18,9 +18,7 @@ GOOD = {"id": "a", "messages": [{"role": "user", "content": "one"}, {"role": "as
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("checks")
-    tokenizer = make_tokenizer()
-    make_base("llama", vocabulary=len(tokenizer)).save_pretrained(folder / "model")
-    tokenizer.save_pretrained(folder / "model")
+    save_base(folder / "model")
     (folder / "pool.jsonl").write_text(json.dumps(GOOD))
     (folder / "targets.jsonl").write_text(json.dumps(GOOD | {"capability": "c"}))
     item = {"id": "i", "capability": "c", "prompt": "p", "target": "t"}

@@ -15,18 +15,15 @@ from flows.config import ConfigError, validate
 from flows.stages.data import CHANGED, POOL, REMOVED, clean, ingest
 from flows.stages.export import _gaps
 from flows.store import StageOutput, StageStore
-from tests.tiny import make_base, make_tokenizer
+from tests.flows.small_config import small_raw
+from tests.tiny import save_base
 
 ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
 def encoder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("encoder")
-    tokenizer = make_tokenizer()
-    make_base("llama", vocabulary=len(tokenizer)).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
+    return save_base(tmp_path_factory.mktemp("encoder"))
 
 
 @pytest.fixture
@@ -43,16 +40,7 @@ def raw(tmp_path):
     keys = ("id", "capability", "messages")
     text = "".join(json.dumps({key: row[key] for key in keys}) + "\n" for row in targets)
     (tmp_path / "targets.jsonl").write_text(text)
-    return {
-        "name": "small",
-        "store": str(tmp_path / "store"),
-        "model": str(ROOT / "demo" / "model"),
-        "data": {
-            "pool": [{"path": str(tmp_path / "pool.jsonl")}],
-            "targets": [{"path": str(tmp_path / "targets.jsonl")}],
-        },
-        "evaluation": {"items": [str(ROOT / "demo" / "data" / "eval" / "math.parquet")]},
-    }
+    return small_raw(tmp_path, model=ROOT / "demo" / "model", items=ROOT / "demo" / "data" / "eval" / "math.parquet")
 
 
 def cleaned(raw, **cleaning):

@@ -14,7 +14,7 @@ from flows.checks import checked
 from flows.config import validate
 from flows.estimate import Speed, costs, measure, measure_workload
 from flows.estimate.workload import UNKNOWN_ITEMS, count_rows
-from tests.tiny import make_base, make_tokenizer
+from tests.tiny import make_base, save_base
 
 ROWS = 60
 
@@ -27,9 +27,7 @@ def conversation(number: int) -> dict:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("estimate")
-    tokenizer = make_tokenizer()
-    make_base("llama", vocabulary=len(tokenizer)).save_pretrained(folder / "model")
-    tokenizer.save_pretrained(folder / "model")
+    save_base(folder / "model")
     rows = [conversation(number) for number in range(ROWS)]
     pq.write_table(pa.Table.from_pylist(rows), folder / "pool.parquet")
     lines = "".join(json.dumps(row) + "\n" for row in rows)

@@ -17,6 +17,7 @@ from flows.stages.data import POOL, REJECTED, REMOVED, TARGETS, clean, ingest
 from flows.stages.evaluation import _known_texts
 from flows.stages.guard import LEAKS, guard, read_texts, scoring, told_before
 from flows.store import StageStore
+from tests.flows.small_config import small_raw
 
 ROOT = Path(__file__).parents[2]
 LONG = "a farmer sells seven dozen eggs at the market on monday and keeps the other four dozen for his own kitchen"
@@ -48,21 +49,8 @@ def raw(tmp_path):
         "task: apples\ndataset_path: json\ntest_split: test\noutput_type: generate_until\n"
         "doc_to_text: '{{question}}'\ndoc_to_target: answer\ndataset_kwargs:\n  data_files:\n    test: data.jsonl\n"
     )
-    return {
-        "name": "small",
-        "store": str(tmp_path / "store"),
-        "model": str(ROOT / "demo" / "model"),
-        "data": {
-            "pool": [{"path": str(tmp_path / "pool.jsonl")}],
-            "targets": [{"path": str(tmp_path / "targets.jsonl")}],
-        },
-        "evaluation": {
-            "items": [str(tmp_path / "items.parquet")],
-            "tasks": ["apples"],
-            "task_folder": str(tasks),
-            "limit": 1,
-        },
-    }
+    raw = small_raw(tmp_path, model=ROOT / "demo" / "model", items=tmp_path / "items.parquet")
+    return {**raw, "evaluation": raw["evaluation"] | {"tasks": ["apples"], "task_folder": str(tasks), "limit": 1}}
 
 
 def configured(raw, leaks):

@@ -21,8 +21,8 @@ from flows.config import load_config
 from flows.stages.influence import SAMPLE, warmup
 from flows.store import StageOutput, StageStore
 from tests.curate.influence.builders import make_job as gradient_job
-from tests.tiny import make_rows
-from tests.train.jobs import environment, log_lines, make_job, save_base
+from tests.tiny import make_rows, save_base
+from tests.train.jobs import environment, log_lines, make_job
 from train.__main__ import run
 from train.encoding import write_encoded
 from train.moments import MOMENTS_FILE, checkpoint_folders

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.tiny import make_base, make_rows, make_tokenizer
+from tests.tiny import make_rows
 from train.encoding import write_encoded
 from train.settings import (
     MIXTURE_LOG,
@@ -30,13 +30,6 @@ ALL_METHODS = {
 }
 ONE = ("--num_processes", "1", "--cpu")
 TWO = ("--num_processes", "2", "--multi_gpu")  # the launcher's only way to start more than one; gloo without a GPU
-
-
-def save_base(folder: Path) -> Path:
-    tokenizer = make_tokenizer()
-    make_base(vocabulary=len(tokenizer)).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
 
 
 def make_job(base: Path, folder: Path, name: str, **changes) -> TrainJob:

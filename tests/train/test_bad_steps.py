@@ -9,8 +9,8 @@ import pytest
 import torch
 from transformers import TrainingArguments
 
-from tests.tiny import make_model, make_rows, make_tokenizer
-from tests.train.jobs import log_lines, make_job, save_base
+from tests.tiny import make_model, make_rows, make_tokenizer, save_base
+from tests.train.jobs import log_lines, make_job
 from train.__main__ import run
 from train.encoding import IGNORED, Encoded
 from train.mixture import ConstantSchedule, MixtureSampler

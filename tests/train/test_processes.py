@@ -9,8 +9,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from tests.tiny import save_base
 from tests.train import jobs
-from tests.train.jobs import ALL_METHODS, ONE, TWO, launch, log_lines, save_base
+from tests.train.jobs import ALL_METHODS, ONE, TWO, launch, log_lines
 from train.settings import CoresetSettings, LoraSettings, OptimizerSettings, ReweightingSettings
 
 pytestmark = pytest.mark.slow

@@ -14,8 +14,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.tiny import save_base
 from tests.train import jobs
-from tests.train.jobs import ALL_METHODS, ONE, ROOT, adapter_bytes, command, environment, launch, log_lines, save_base
+from tests.train.jobs import ALL_METHODS, ONE, ROOT, adapter_bytes, command, environment, launch, log_lines
 from train.__main__ import RESUME, run
 from train.resume import STATE_FILE, ResumeError, last_checkpoint, seal
 from train.settings import CoresetSettings, MixtureSettings, OptimizerSettings

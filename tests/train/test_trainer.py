@@ -14,9 +14,9 @@ from transformers import TrainingArguments
 
 from tests.reference import per_example as reference
 from tests.reference.reweighting import loss_weights
-from tests.tiny import make_model, make_rows, make_tokenizer
+from tests.tiny import make_model, make_rows, make_tokenizer, save_base
 from tests.train import jobs
-from tests.train.jobs import adapter_bytes, log_lines, save_base
+from tests.train.jobs import adapter_bytes, log_lines
 from train.__main__ import main, run
 from train.encoding import IGNORED, Encoded
 from train.mixture import ConstantSchedule, MixtureSampler

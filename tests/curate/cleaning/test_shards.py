@@ -17,7 +17,7 @@ from curate.cleaning.settings import CleaningSettings
 from curate.cleaning.shards import SCRATCH, _decided, clean_pool
 from curate.cleaning.steps import Planned, run_filters
 from curate.records import Example, ExampleWriter, Message, read_examples
-from tests.tiny import make_base, make_tokenizer
+from tests.tiny import save_base
 
 ROOT = Path(__file__).parents[3]
 SENTENCES = [
@@ -111,9 +111,7 @@ def test_the_number_of_processes_changes_no_byte(rows, references, tmp_path):
 
 
 def test_filters_with_a_model_see_the_same_rows(rows, tmp_path):
-    tokenizer = make_tokenizer()
-    make_base("llama", vocabulary=len(tokenizer)).save_pretrained(tmp_path / "model")
-    tokenizer.save_pretrained(tmp_path / "model")
+    save_base(tmp_path / "model")
     semantic = {"model": str(tmp_path / "model"), "threshold": 0.98}
     for equalise in (None, "source"):
         settings = CleaningSettings.model_validate({"semantic_duplicates": semantic | {"equalise": equalise}})

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -15,10 +12,11 @@ from curate.export import CardInfo, ExportSettings, export_dataset, pool_sources
 from curate.records import Example, Message
 from flows.cli import app
 from tests.curate.export.upload_hub import TOKEN, Repository, UploadHub
+from tests.curate.sources.hub_server import run_client
 
 ROOT = Path(__file__).parents[3]
 OLD_SHARD = "data/train-00008-of-00009.parquet"
-# A process of its own, since the client takes its address from the environment when it is imported; one for all steps.
+# one process for all steps
 PROGRAM = """
 import json, os, sys
 from pathlib import Path
@@ -93,21 +91,10 @@ def pushed(folders, tmp_path_factory):
     hub.repositories["lab/ignores"] = Repository("lab/ignores", {}, private=True, ignored=("chat.jsonl",))
     home = tmp_path_factory.mktemp("home")
     steps = [{"token": True, **step, "folder": str(folders[step["folder"]])} for step in STEPS.values()]
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
     with hub.serve() as address:
         hub.address = address
-        environment |= {"HF_ENDPOINT": address, "HF_HOME": str(home), "PYTHONPATH": str(ROOT)}
-        environment |= {"HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_XET": "1"}
         program = PROGRAM.replace("TOKEN if", f"{TOKEN!r} if").replace('"] = TOKEN', f'"] = {TOKEN!r}')
-        done = subprocess.run(
-            [sys.executable, "-c", program, json.dumps(steps)],
-            env=environment,
-            cwd=home,
-            capture_output=True,
-            text=True,
-            timeout=300,
-        )
-    assert done.returncode == 0, done.stderr
+        done = run_client(program, steps, address, home)
     told = [json.loads(line.removeprefix("TOLD ")) for line in done.stdout.splitlines() if line.startswith("TOLD ")]
     leaks = [path for path in home.rglob("*") if path.is_file() and TOKEN.encode() in path.read_bytes()]
     assert not leaks and TOKEN not in done.stdout + done.stderr

@@ -8,10 +8,31 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import subprocess
+import sys
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from threading import Thread
+from typing import Any
 from urllib.parse import unquote
+
+ROOT = Path(__file__).parents[3]
+
+
+def run_client(program: str, asked: Any, address: str, home: Path, **variables: str) -> subprocess.CompletedProcess:
+    """Run `program` with `asked` as its JSON argument against the hub at `address`, and see it succeed.
+
+    A process of its own, since the client takes its address from the environment when it is imported.
+    """
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
+    environment |= {"HF_ENDPOINT": address, "HF_HOME": str(home), "PYTHONPATH": str(ROOT)}
+    environment |= {"HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_XET": "1", **variables}
+    command = [sys.executable, "-c", program, json.dumps(asked)]
+    done = subprocess.run(command, env=environment, cwd=home, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return done
 
 
 class Hub:

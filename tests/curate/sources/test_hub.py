@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from tests.curate.sources.hub_server import Hub
+from tests.curate.sources.hub_server import Hub, run_client
 
-ROOT = Path(__file__).parents[3]
 OLD, NEW = "a" * 40, "b" * 40
-# A process of its own: the client takes its address from the environment when it is imported.
 PROGRAM = """
 import json, sys
 from curate.sources import SourceError, SourceSpec, pinned, read_reported
@@ -40,18 +35,8 @@ def hub():
 
 def read(address: str, home: Path, **spec) -> dict:
     home.mkdir(exist_ok=True)
-    environment = {**os.environ, "HF_ENDPOINT": address, "HF_HOME": str(home), "PYTHONPATH": str(ROOT)}
-    environment |= {"HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_XET": "1"}
-    environment |= {"HF_HUB_OFFLINE": "0" if address.startswith("http") else "1"}
-    done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, json.dumps({"path": "club/set", **spec})],
-        env=environment,
-        cwd=home,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert done.returncode == 0, done.stderr
+    offline = "0" if address.startswith("http") else "1"
+    done = run_client(PROGRAM, {"path": "club/set", **spec}, address, home, HF_HUB_OFFLINE=offline)
     return json.loads(done.stdout.splitlines()[-1])
 
 

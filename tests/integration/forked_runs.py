@@ -25,7 +25,6 @@ from typing import NoReturn
 
 import datasets  # noqa: F401  (loaded once, for all children)
 import peft  # noqa: F401
-import torch
 import typer
 
 from curate.influence.checkpoint_pass import CheckpointPass
@@ -71,8 +70,6 @@ def launch(module: str, job: Path, accelerate_config: Path | None, log: Path, na
     if child == 0:
         _write_to(log, os.O_TRUNC)
         os.environ[PARENT] = parent
-        # as the launcher does, or fewer: OpenMP's threads that a run has used hang in what it forks
-        torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1)))
         sys.argv = [module, str(job)]
         _end(lambda: runpy.run_module(module, run_name="__main__", alter_sys=True))
     _, status = os.waitpid(child, 0)

@@ -23,7 +23,7 @@ from flows.stages.influence import COST
 ROOT = Path(__file__).parents[2]
 NAME, METHODS = "small", ("bids", "random")
 SHARD_ROWS = 8
-PATIENCE_S = 1200  # on a machine with much else to do
+PATIENCE_S = 600  # on a machine with much else to do
 STAGES = (
     *("ingest", "guard", "clean", "encode", "warmup", "gradients", "attribution"),
     *("select-bids", "export-bids", "select-random", "export-random", "analysis", "figures"),
@@ -64,7 +64,8 @@ class Forker:
 
     def __init__(self, folder: Path) -> None:
         self.log = folder / "runs.log"
-        own = {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "OMP_WAIT_POLICY": "PASSIVE", "KMP_BLOCKTIME": "0"}
+        # one thread: OpenMP's threads that a run has used (a stage embeds with the model) hang in what it forks
+        own = {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
         self.process = subprocess.Popen(
             [sys.executable, str(Path(__file__).with_name("forked_runs.py"))],
             cwd=ROOT,

@@ -1,7 +1,7 @@
 """Which errors may pass by themselves: the network and services that are busy or restart, never data or settings.
 
-Clients raise their own kinds (huggingface_hub, httpx, requests, urllib3, aiohttp, botocore); they are known here by
-name and HTTP status, so that none of them has to be imported. The cause decides, however it was wrapped.
+Clients raise their own kinds (httpx and httpx2 of huggingface_hub, requests, urllib3, aiohttp, botocore); they are
+known here by name and HTTP status, so that none of them has to be imported. The cause decides, however it was wrapped.
 """
 
 from __future__ import annotations
@@ -12,11 +12,13 @@ from collections.abc import Iterator
 
 BUSY = {408, 425, 429, 500, 502, 503, 504}  # HTTP: timed out, too early, too many requests, the server's own trouble
 NETWORK = {
+    "http": {"IncompleteRead"},
     "httpx": {"TransportError"},
+    "httpx2": {"TransportError"},
     "requests": {"ConnectionError", "Timeout", "ChunkedEncodingError"},
     "urllib3": {"ProtocolError", "TimeoutError", "NewConnectionError", "MaxRetryError"},
     "aiohttp": {"ClientConnectionError", "ClientPayloadError"},
-    "botocore": {"HTTPClientError"},
+    "botocore": {"HTTPClientError", "ResponseParserError"},
 }
 # a host, a route or a network share that is away for now; not a full disk, a missing file or a refused permission
 AWAY = {

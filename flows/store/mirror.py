@@ -19,8 +19,9 @@ from typing import Any
 from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_delay, wait_random_exponential
 
 from flows.store.digests import file_digest
-from flows.store.errors import FULL, StoreError
+from flows.store.errors import StoreError
 from flows.store.folder import MANIFEST, DamagedError, check_folder, read_manifest
+from train.transient import is_transient
 
 PATIENCE_S = 120.0
 AT_ONCE = 8
@@ -155,7 +156,7 @@ class Mirror:
         retrying = Retrying(
             stop=stop_after_delay(self.patience_s),
             wait=wait_random_exponential(multiplier=0.5, max=15),
-            retry=retry_if_exception(_may_pass),
+            retry=retry_if_exception(is_transient),
             before_sleep=told,
             reraise=True,
         )
@@ -173,12 +174,6 @@ class Mirror:
                 "credentials in the environment, then run again: what is finished is kept here, and nothing that is "
                 "half uploaded is taken for complete"
             ) from error
-
-
-def _may_pass(error: BaseException) -> bool:
-    """Whether trying again may help."""
-    full = isinstance(error, OSError) and error.errno in FULL
-    return isinstance(error, Exception) and not full and not isinstance(error, FileNotFoundError | PermissionError)
 
 
 def _in_words(error: BaseException | None) -> str:

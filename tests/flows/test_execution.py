@@ -8,6 +8,7 @@ from urllib.error import HTTPError
 
 import httpx
 import pytest
+from huggingface_hub import HfApi
 from pydantic import ValidationError
 
 from curate.sources import SourceError
@@ -27,6 +28,14 @@ def status(code):
     return httpx.HTTPStatusError("no", request=request, response=httpx.Response(code, request=request))
 
 
+def lost_hub():
+    """What the hub's client says where nobody answers."""
+    try:
+        HfApi(endpoint="http://127.0.0.1:9").repo_info("nobody/nothing")
+    except Exception as error:
+        return error
+
+
 def decoding():
     try:
         json.loads("{")
@@ -40,6 +49,7 @@ PASSING = [
     OSError(errno.ENETUNREACH, "no route"),
     OSError(errno.ESTALE, "stale file handle"),
     httpx.ConnectError("refused"),
+    lost_hub(),
     status(503),
     status(429),
     HTTPError("http://127.0.0.1", 502, "bad gateway", None, None),

@@ -15,11 +15,14 @@ from tests.curate.influence.features.builders import identity, keys, values, wri
 
 SHARDS = [(0, 1, 2), (3, 4), (5,)]
 ROWS = [number for shard in SHARDS for number in shard]
+# of a process without threads: a fork of this one, after other tests, may wait for a lock that no thread will give back
+CLEAN = multiprocessing.get_context("forkserver")
+CLEAN.set_forkserver_preload([__name__])
 FILE_EVENTS = {"open", "os.rename", "os.mkdir", "os.remove", "os.rmdir", "os.listdir"}
 
 
 def forked(work, *arguments) -> multiprocessing.Process:
-    process = multiprocessing.get_context("fork").Process(target=work, args=arguments)
+    process = CLEAN.Process(target=work, args=arguments)
     process.start()
     return process
 
@@ -102,8 +105,7 @@ def work(folder, shards, start, failed) -> None:
 
 def test_several_writers_share_a_folder(tmp_path):
     """Two processes create the store at the same moment, each writes its own shards, and both write one in common."""
-    context = multiprocessing.get_context("fork")
-    start, failed = context.Barrier(2), context.Queue()
+    start, failed = CLEAN.Barrier(2), CLEAN.Queue()
     common = (900, 901)
     parts = [[(100 * p + i, 100 * p + i + 50) for i in range(20)] for p in range(2)]
     for p in range(2):
@@ -119,18 +121,17 @@ def test_several_writers_share_a_folder(tmp_path):
     assert len([path for path in tmp_path.iterdir() if path.is_dir()]) == 41  # no copy of the common one, no leftover
 
 
+def claim(folder, seed, start, failed) -> None:
+    start.wait()
+    try:
+        FeatureStore(folder, identity(seed=seed))
+    except ValueError as error:
+        failed.put(str(error))
+
+
 def test_two_identities_cannot_claim_one_folder(tmp_path):
-    context = multiprocessing.get_context("fork")
-    start, failed = context.Barrier(2), context.Queue()
-
-    def claim(seed) -> None:
-        start.wait()
-        try:
-            FeatureStore(tmp_path, identity(seed=seed))
-        except ValueError as error:
-            failed.put(str(error))
-
-    writers = [forked(claim, seed) for seed in (1, 2)]
+    start, failed = CLEAN.Barrier(2), CLEAN.Queue()
+    writers = [forked(claim, tmp_path, seed, start, failed) for seed in (1, 2)]
     for writer in writers:
         writer.join()
     stored = json.loads((tmp_path / "identity.json").read_text())["seed"]

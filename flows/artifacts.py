@@ -15,6 +15,7 @@ from prefect.artifacts import (
     create_table_artifact,
 )
 
+from curate.figures import FIGURES
 from eval.tables import Comparison
 from flows.config import RunConfig
 from flows.report import selection_plots, training_plots
@@ -22,6 +23,7 @@ from flows.report.data import SourceShare, read_analysis, read_mixture, read_sha
 from flows.report.page import REPORT_FILE
 from flows.report.row_flow import figure_of, read_flow
 from flows.stages.evaluation import read_results
+from flows.stages.figures import read_figures
 from flows.stages.selection import SELECTION
 from flows.store import StageOutput
 from train.step_log import totals
@@ -53,7 +55,7 @@ def artifact_key(config: RunConfig, name: str) -> str:
 
 def curation(config: RunConfig, outputs: Mapping[str, StageOutput]) -> None:
     """What became of the rows; what each method selected; influence by task; per method the source shares before and
-    after; balance and stability of all methods; the pictures of them."""
+    after; balance and stability of all methods; quality, diversity, complexity; the pictures of them."""
     clean = outputs["clean"].path
     methods = config.selection.methods
     analysis = read_analysis(outputs["analysis"].path)
@@ -79,6 +81,10 @@ def curation(config: RunConfig, outputs: Mapping[str, StageOutput]) -> None:
         _table(config, f"sources-{method}", rows, f"Sources before and after `{method}`")
     _table(config, "balance", _balance(analysis), "Average influence (z) per task, and how it spreads over the tasks")
     _table(config, "confidence", _stability(analysis), "Of each selection, what is chosen again with other targets")
+    measured = _measured(read_figures(outputs["figures"].path))
+    _table(
+        config, "figures", measured, "Quality, diversity and complexity of the pool and every selection, with intervals"
+    )
     _picture(config, "sources", selection_plots.source_shares(shares), "Sources before and after")
     heat_map = selection_plots.influence_heat_map(analysis["influence_by_source"])
     _picture(config, "influence", heat_map, "Mean z-score of every source's rows on every task's targets")
@@ -150,6 +156,19 @@ def _stability(analysis: Mapping) -> list[dict]:
             }
         )
     return rows
+
+
+def _measured(found: Mapping[str, Any]) -> list[dict]:
+    """A line per figure that was measured, a column per group."""
+    return [
+        {
+            "figure": figure.title,
+            "higher means": figure.higher,
+            **{group: figure.shown_with_interval(*values[group]) if group in values else "" for group in found["rows"]},
+        }
+        for figure in FIGURES
+        if (values := found["figures"][figure.name])
+    ]
 
 
 def training(config: RunConfig, name: str, output: StageOutput) -> None:

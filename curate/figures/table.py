@@ -64,6 +64,13 @@ class Figure:
     def drawn(self) -> bool:
         return self.name in DRAWN
 
+    def shown(self, value: float) -> str:
+        return f"{value:.1%}".replace("%", " %") if self.percent else f"{value:,.{self.digits}f}"
+
+    def shown_with_interval(self, value: float, low: float, high: float) -> str:
+        """The value alone where nothing varies."""
+        return self.shown(value) + (f" [{self.shown(low)}, {self.shown(high)}]" if low != high else "")
+
 
 FIGURES = (
     Figure("loss", "quality", "loss of the answer, nats a token", "the base model finds answers less likely", digits=3),

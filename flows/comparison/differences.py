@@ -15,7 +15,7 @@ from typing import Any
 
 from flows.comparison.read import ArmData, RunData, SeedLog, find_runs, read_runs
 from flows.comparison.scores import compare_scores
-from flows.comparison.selection import changes, overlaps, selected_arms
+from flows.comparison.selection import changes, measured, overlaps, selected_arms
 from flows.comparison.values import ComparedRun, RunComparison, Setting, Training
 from train.step_log import totals
 
@@ -51,6 +51,7 @@ def comparison_of(runs: Sequence[RunData], control: str | None = None) -> RunCom
         notes=(*alone, *_notes(runs), *results.notes),
         settings=tuple(settings([run.run.config for run in runs])),
         arms=tuple(selected_arms(runs)),
+        measured=tuple(measured(runs)),
         overlaps=tuple(overlaps(runs)),
         changes=tuple(changes(runs)),
         training=tuple(_training(arm, log) for run in runs for arm in run.arms for log in arm.training),
@@ -106,6 +107,8 @@ def _notes(runs: Sequence[RunData]) -> list[str]:
         notes.append(f"The runs were made by different versions of the code of {', '.join(code)}.")
     for name in _differing([run.versions for run in runs]):
         notes.append(f"{name}: {', '.join(f'{run.versions[name]} in {run.label}' for run in runs)}.")
+    if len({json.dumps(run.figures["sizes"]) for run in runs if run.figures}) > 1:
+        notes.append("The runs measured diversity on samples of different sizes, which alone makes its figures differ.")
     pools = [run.sources.keys() for run in runs]
     common = set(pools[0]).intersection(*pools[1:])
     if any(len(pool) != len(common) for pool in pools):

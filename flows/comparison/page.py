@@ -13,7 +13,7 @@ from markupsafe import Markup
 
 from eval.tables import MetricTable
 from flows.comparison import figures
-from flows.comparison.text import SHOWN_PARTS, moment, overlap_names, shown_pairs
+from flows.comparison.text import AMOUNT, SHOWN_PARTS, measured_rows, moment, overlap_names, shown_pairs
 from flows.comparison.values import RunComparison
 from flows.report import layout, page, results
 from flows.report.summary import KeyFigure, outcomes
@@ -33,6 +33,8 @@ def render(found: RunComparison) -> str:
             pairs=shown_pairs(found),
             source_names=overlap_names(found, "source"),
             task_names=overlap_names(found, "task"),
+            measured=measured_rows(found),
+            amount=AMOUNT,
             shown_parts=SHOWN_PARTS,
             shown_sentences=SHOWN_SENTENCES,
             headline=results.headline(found.results),

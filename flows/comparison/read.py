@@ -24,6 +24,7 @@ from flows.naming import FINETUNE, seed_names
 from flows.runs import Run, find_run
 from flows.stages.data import POOL
 from flows.stages.evaluation import ITEM_SCHEMA, ITEMS
+from flows.stages.figures import read_figures
 from flows.stages.selection import SELECTION
 from flows.store import MANIFEST
 from train.settings import MIXTURE_LOG
@@ -68,14 +69,15 @@ class ArmData:
 @dataclass(frozen=True, eq=False)
 class RunData:
     """All that a comparison looks at. sources: id -> source of the cleaned pool; tokens: id -> length, None where the
-    encoding is gone; files: path of what was read -> content key; code: stage -> key of its code; versions: of the
-    libraries, at the evaluation."""
+    encoding is gone; figures: `figures.json`, empty where the run has none; files: path of what was read -> content
+    key; code: stage -> key of its code; versions: of the libraries, at the evaluation."""
 
     label: str
     run: Run
     arms: list[ArmData]
     sources: dict[str, str]
     tokens: dict[str, int] | None
+    figures: dict[str, Any]
     files: dict[str, str]
     code: dict[str, str]
     versions: dict[str, str]
@@ -140,6 +142,7 @@ def _read_run(label: str, run: Run) -> RunData:
             arms=arms,
             sources=dict(zip(pool["id"], pool["source"], strict=True)),
             tokens=_tokens(run),
+            figures=read_figures(run.stage("figures")) if "figures" in run.stages else {},
             files=_files(run.config, manifests),
             code={name: manifest["code"] for name, manifest in manifests.items() if name != "report"},
             versions=manifests["evaluate"]["versions"],

@@ -1,4 +1,4 @@
-"""How alike selections are: rows in common, what chance alone would give, and which rows came and went.
+"""What selections are made of and how alike they are: rows in common, what chance would give, what came and went.
 
 Two selections of 10 % of a pool share 10 % of their rows even if drawn blindly, so an overlap is told beside its
 expectation: a * b / N rows for draws of a and b from the N rows that both could select. Rows are the same where their
@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from itertools import combinations
 
 from flows.comparison.read import ArmData, RunData
-from flows.comparison.values import Change, Overlap, Part, RowOf, Scope, SelectedArm
+from flows.comparison.values import Change, Measured, Overlap, Part, RowOf, Scope, SelectedArm
 
 SHOWN_ROWS = 10
 
@@ -38,6 +38,16 @@ def selected_arms(runs: Sequence[RunData]) -> list[SelectedArm]:
                 )
             )
     return found
+
+
+def measured(runs: Sequence[RunData]) -> list[Measured]:
+    """Quality, diversity and complexity of every pool and arm, as each run measured them."""
+    return [
+        Measured(label=f"{run.label}:{group}", figure=figure, value=value, low=low, high=high)
+        for run in runs
+        for figure, groups in run.figures.get("figures", {}).items()
+        for group, (value, low, high) in groups.items()
+    ]
 
 
 def overlaps(runs: Sequence[RunData]) -> list[Overlap]:

@@ -13,19 +13,29 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime
 from itertools import combinations
 
+from curate.figures import FIGURES
+from curate.figures.table import Figure
 from eval.tables import markdown_row
 from flows.comparison.values import Overlap, Part, RunComparison, Scope
 
 SHOWN_PARTS = 12  # sources of an arm
 SHOWN_PAIRS = 6  # pairs of arms in the tables by source and task
 NONE = "–"
+AMOUNT = "Figures with * depend on the amount; each run measured its own on samples of one size."
 HEAD = ("section", "subject", "against", "name", "measure", "value", "low", "high", "verdict")
 
 
 def to_markdown(found: RunComparison) -> str:
     """All tables, largest lists cut short with how much was cut."""
     blocks = [f"# Comparison of {', '.join(run.label for run in found.runs)}", *_notes(found), *_runs(found)]
-    blocks += [*_settings(found), *_selections(found), *_overlaps(found), *_changes(found), *_training(found)]
+    blocks += [
+        *_settings(found),
+        *_selections(found),
+        *_measured(found),
+        *_overlaps(found),
+        *_changes(found),
+        *_training(found),
+    ]
     blocks += _results(found)
     return _harmless("\n\n".join(blocks)) + "\n"
 
@@ -100,6 +110,26 @@ def _selections(found: RunComparison) -> list[str]:
         for arm in found.arms
     ]
     return ["## Selected data", _table(["arm", "rows", "tokens", "sources", "winning tasks"], rows)]
+
+
+def measured_rows(found: RunComparison) -> tuple[list[str], list[tuple[Figure, list[str]]]]:
+    """Labels of pools and arms, and for every figure that one of them has its values with intervals as text."""
+    labels = list(dict.fromkeys(each.label for each in found.measured))
+    told = {(m.figure, m.label): (m.value, m.low, m.high) for m in found.measured}
+    rows = []
+    for figure in FIGURES:
+        values = [told.get((figure.name, label)) for label in labels]
+        if any(values):
+            rows.append((figure, [NONE if v is None else figure.shown_with_interval(*v) for v in values]))
+    return labels, rows
+
+
+def _measured(found: RunComparison) -> list[str]:
+    labels, rows = measured_rows(found)
+    if not rows:
+        return []
+    lines = [[f"{figure.title}{'*' * figure.drawn}", *values] for figure, values in rows]
+    return ["### Quality, diversity, complexity", _table(["figure", *labels], lines), AMOUNT]
 
 
 def _shares(parts: Sequence[Part]) -> str:
@@ -196,6 +226,8 @@ def _lines(found: RunComparison) -> Iterable[Sequence[object]]:
                 yield "selection", arm.label, "", part.name, f"{scope} share", part.share
                 if part.pool is not None:
                     yield "selection", arm.label, "", part.name, "share of the pool", part.pool
+    for m in found.measured:
+        yield "selection", m.label, "", "", m.figure, m.value, m.low, m.high
     for o in found.overlaps:
         scope = "" if o.scope == "all" else f"{o.scope} "
         yield "overlap", o.first, o.second, o.name, f"{scope}rows in common", o.common

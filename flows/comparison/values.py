@@ -60,6 +60,17 @@ class SelectedArm(_Frozen):
     tasks: tuple[Part, ...]
 
 
+class Measured(_Frozen):
+    """One figure of quality, diversity or complexity (`curate.figures.FIGURES`) of a run's pool, whose label is
+    `run:pool`, or of an arm, with its 95 % interval."""
+
+    label: str
+    figure: str
+    value: float
+    low: float
+    high: float
+
+
 class Overlap(_Frozen):
     """Rows that two arms have in common: of all, of one source, or won by one task in both.
 
@@ -137,6 +148,7 @@ class RunComparison(_Frozen):
     notes: tuple[str, ...]
     settings: tuple[Setting, ...]
     arms: tuple[SelectedArm, ...]
+    measured: tuple[Measured, ...]
     overlaps: tuple[Overlap, ...]
     changes: tuple[Change, ...]
     training: tuple[Training, ...]

@@ -17,7 +17,6 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from curate.figures import FIGURES
-from curate.figures.table import Figure
 from eval.tables import AVERAGE
 from flows.config import RunConfig
 from flows.report import browser, layout, results, row_flow, selection_plots, summary, training_plots
@@ -77,7 +76,7 @@ def render(data: ReportData) -> str:
     """The page as one HTML text without references to anything outside it."""
     folder = Path(__file__).parent
     environment = template_environment(folder)
-    environment.filters |= {"signed": "{:+.3f}".format, "ratio": _ratio, "shown": _shown}
+    environment.filters |= {"signed": "{:+.3f}".format, "ratio": _ratio}
     tasks = data.analysis["tasks"]
     described = {arm.name: arm.analysis for arm in data.arms}
     coverages = {name: found["coverage"] for name, found in described.items()}
@@ -153,10 +152,6 @@ def _agreement(correlations: Sequence[Sequence[float]]) -> tuple[float, float] |
 
 def _ratio(value: float | None) -> str:
     return "a task has none" if value is None else f"{value:.1f} : 1"
-
-
-def _shown(value: float, figure: Figure) -> str:
-    return f"{value:.1%}".replace("%", " %") if figure.percent else f"{value:,.{figure.digits}f}"
 
 
 def _utility(arm: Arm, tasks: Sequence[str]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -10,13 +11,16 @@ from pathlib import Path
 
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from langcodes import standardize_tag
 
 from curate.cleaning import read_changed, read_removed
+from curate.cleaning.language import detect_languages
+from curate.cleaning.settings import DetectionSettings
 from curate.cleaning.steps import CLEANING
 from curate.export import CardInfo, Trail, export_dataset
 from curate.export.card import counted_sources
 from curate.export.markdown import plain
-from curate.records import Example, examples_of, read_examples, rows_with_ids
+from curate.records import UNKNOWN, Example, examples_of, read_examples, rows_with_ids
 from curate.selection.inputs import INPUTS
 from curate.sources.report import SourceReport, attributions, languages, read_reports, revisions
 from flows.config import RunConfig
@@ -26,6 +30,8 @@ from flows.stages.selection import SELECTION
 from flows.store import Accounting, StageOutput, StageStore
 
 DATASET = "dataset"
+DETECTED_IN = 2_000  # rows of unnamed language that are read for it, half a millisecond each
+LEAST_SHARE = 0.02  # of them in a language: with fewer, it is as likely the detector's error
 _LANGUAGE_DOMAIN = re.compile(r"multilingual:([a-z]{2,3})")
 
 
@@ -50,6 +56,7 @@ def export(
         pool = {example.id: example for example in examples_of(table)}
         chosen = [pool[row["id"]] for row in rows]
         scorable = pq.read_metadata(cleaned.path / POOL).num_rows
+        named, detected = _languages(chosen, languages(reports), config.data.cleaning.detection)
         capabilities = sorted({str(t.capability) for t in read_examples(ingested.path / TARGETS)})
         card = CardInfo(
             title=f"{config.name}: {method} selection",
@@ -66,8 +73,8 @@ def export(
             pool=counted_sources(_counts(ingested.path / POOL), attributions(reports), revisions(reports)),
             read=sum(report.rows for report in reports if report.use == "pool"),
             fates=_fates(reports, cleaned, scorable, selected),
-            gaps=_gaps(config, encoded, matrix),
-            languages=_languages(chosen, languages(reports)),
+            gaps=(*_gaps(config, encoded, matrix), *_detected_in_words(detected)),
+            languages=tuple(sorted({*named, *detected})),
         )
         export_dataset(
             folder / DATASET,
@@ -87,6 +94,7 @@ def export(
             "method": method,
             "name": config.name,
             "model": config.model,
+            "detection": config.data.cleaning.detection.model_dump(),
             "export": config.export.model_dump(mode="json"),
         },
         inputs={
@@ -98,6 +106,7 @@ def export(
         },
         code=[
             "curate/records.py",
+            "curate/cleaning/language.py",
             "curate/export",
             "curate/sources/report.py",
             "flows/stages/constraints.py",
@@ -131,13 +140,28 @@ def _filters(cleaned: StageOutput) -> list[str]:
     return [step["filter"] for step in json.loads((cleaned.path / CLEANING).read_text(encoding="utf-8"))["filters"]]
 
 
-def _languages(examples: Sequence[Example], of_source: Mapping[str, tuple[str, ...]]) -> tuple[str, ...]:
-    """ISO 639 codes of the rows: of a domain `multilingual:deu`, else those that the row's source names."""
-    found: set[str] = set()
+def _languages(
+    examples: Sequence[Example], of_source: Mapping[str, tuple[str, ...]], detection: DetectionSettings
+) -> tuple[set[str], list[str]]:
+    """Language tags of the rows (`de`, also where `deu` was said): named by a domain `multilingual:deu`, else by the
+    row's source; and, of a sample of the rows that neither names, detected, the most rows first."""
+    named, unnamed = set[str](), []
     for example in examples:
-        named = _LANGUAGE_DOMAIN.fullmatch(example.domain)
-        found |= {named[1]} if named else set(of_source.get(example.source, ()))
-    return tuple(sorted(found))
+        domain = _LANGUAGE_DOMAIN.fullmatch(example.domain)
+        told = [domain[1]] if domain else of_source.get(example.source, ())
+        named.update(map(standardize_tag, told))
+        if not told:
+            unnamed.append(example)
+    read = unnamed[:: max(1, math.ceil(len(unnamed) / DETECTED_IN))]
+    counts = Counter(detect_languages(read, **detection.model_dump()).values())
+    enough = [code for code, rows in counts.most_common() if code != UNKNOWN and rows >= LEAST_SHARE * len(read)]
+    return named, [code for code in enough if code not in named]
+
+
+def _detected_in_words(codes: Sequence[str]) -> list[str]:
+    if not codes:
+        return []
+    return [f"No source names the language of some rows; detected in their text (py3langid): {', '.join(codes)}."]
 
 
 def _trail(cleaned: StageOutput, encoded: StageOutput, clusters: StageOutput | None, chosen: set[str]) -> Trail:

@@ -6,6 +6,8 @@ import json
 import re
 import shutil
 
+import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
@@ -16,7 +18,9 @@ from flows.config import ConfigError
 from flows.errors import CONFIGURATION, exit_code
 from flows.stages.data import ingest
 from flows.store import StageStore
-from tests.flows.exported import HOSTILE, ROWS, load, run, write_sources
+from tests.flows.exported import HOSTILE, ROOT, ROWS, load, run, write_sources
+
+ITALIAN, SWAHILI = "multilingual:ita", "multilingual:swa"
 
 
 @pytest.fixture(scope="module")
@@ -68,10 +72,20 @@ def test_every_row_leads_back_to_its_line(exported, folder):
 
 def test_the_card_knows_languages_and_shows_hostile_names_as_text(exported):
     text = (exported.folder / "README.md").read_text(encoding="utf-8")
-    # en as the source says, deu of the demo's rows whose domain is multilingual:deu
-    assert re.search(r"^language:\n- deu\n- en$", text, re.M)
+    # en as the source says, de of the demo's rows whose domain is multilingual:deu
+    assert re.search(r"^language:\n- de\n- en$", text, re.M) and "detected in" not in text
     assert "| web \\| &lt;b&gt;\\*x\\*&lt;/b&gt; | CC-BY-4.0 | local files | 8 |" in text and HOSTILE not in text
     assert "Anna &amp; Co &lt;a@b&gt;" in text
+
+
+def test_languages_that_nobody_names_are_detected(tmp_path):
+    write_sources(tmp_path)
+    pool = pq.read_table(ROOT / "demo/data/pool.parquet")
+    mine = pc.and_(pc.equal(pool["source"], "xcopa"), pc.is_in(pool["domain"], pa.array([ITALIAN, SWAHILI])))
+    pq.write_table(pool.filter(mine).drop_columns("domain"), tmp_path / "more.parquet")
+    found = run(load(tmp_path, data__pool=[{"path": str(tmp_path / "more.parquet")}], selection__include=[]))
+    text = (found.folder / "README.md").read_text(encoding="utf-8")
+    assert re.search(r"^language:\n- it\n- sw$", text, re.M) and "detected in their text (py3langid): it, sw." in text
 
 
 def test_the_same_selection_gives_the_same_bytes(exported, folder, tmp_path):

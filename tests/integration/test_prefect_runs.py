@@ -267,6 +267,12 @@ def test_the_edited_budget_was_used(api, finished, folder):
     assert finished["parameters"]["config"]["selection"]["budget"] == 12
 
 
+def test_quality_diversity_and_complexity_stand_side_by_side(api, finished):
+    artifacts = {one["key"]: one for one in ask(api, "artifacts/latest")}
+    rows = json.loads(artifacts[f"{NAME}-figures"]["data"])
+    assert {"figure", "higher means", "pool", "bids", "random"} == set(rows[0]) and len(rows) > 10
+
+
 def test_long_stages_tell_how_far_they_are(api, finished):
     artifacts = {one["key"]: one for one in ask(api, "artifacts/latest")}
     for stage in ("warmup", "gradients", "finetune-bids", "finetune-random", "evaluate"):

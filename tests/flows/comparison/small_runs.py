@@ -18,6 +18,7 @@ from flows.config import validate
 from flows.runs import find_run, write_run
 from flows.stages.data import POOL, clean, ingest
 from flows.stages.evaluation import ITEM_SCHEMA, ITEMS
+from flows.stages.figures import FIGURES_FILE
 from flows.stages.selection import select
 from flows.store import StageStore
 from tests.flows.step_records import step_records
@@ -112,6 +113,14 @@ def finish(store: Path, data, *, influence=0, items=None, tasks=TASKS, source="f
     for method in methods:
         scored = stages["attribution"]
         stages[f"select-{method}"] = select(config, keep, method, stages["clean"], stages["encode"], scored)
+    groups = {"pool": len(ids["id"]), **dict.fromkeys(methods, config.selection.budget)}
+    table = {
+        "sizes": {"rows": config.selection.budget // 2},
+        "draws": 20,
+        "rows": {group: {"all": n, "counted": n, "read": 0} for group, n in groups.items()},
+        "figures": {"refusals": {group: [0.125, 0.0, 0.25] for group in groups}, "sources": {"pool": [2.0, 2.0, 2.0]}},
+    }
+    made("figures", lambda folder: (folder / FIGURES_FILE).write_text(json.dumps(table)) and None, groups=groups)
     for number, seed in enumerate(config.training_seeds()):
         for method in methods:
             lines = "".join(json.dumps(line) + "\n" for line in step_records(10, source))

@@ -19,7 +19,7 @@ from flows.comparison.files import write_comparison
 from flows.comparison.page import render
 from flows.comparison.read import ArmData, find_runs, labels, read_runs
 from flows.comparison.selection import overlaps
-from flows.comparison.text import HEAD, shown_pairs, to_csv, to_markdown
+from flows.comparison.text import HEAD, measured_rows, shown_pairs, to_csv, to_markdown
 from flows.comparison.values import RowOf, RunComparison
 from flows.config import ConfigError
 from tests.flows.comparison.small_runs import finish, item_values, write_data
@@ -150,6 +150,21 @@ def test_rows_that_came_and_went(pair):
     assert change.kept + change.added_rows == change.kept + change.dropped_rows == 12
     assert len(change.added) == min(10, change.added_rows)
     assert all(row.source in {"forum", "maths & more"} and row.task in {"math", "code"} for row in change.added)
+
+
+def test_figures_of_pools_and_arms_stand_side_by_side(store, data):
+    runs = [finish(store, data, name=name, selection={"budget": budget}) for name, budget in (("a", 12), ("b", 20))]
+    found = compared(*runs)
+    labels, rows = measured_rows(found)
+    assert labels == [f"{run}:{group}" for run in "ab" for group in ("pool", "bids", "random")]
+    told = {figure.name: values for figure, values in rows}
+    assert told == {
+        "refusals": ["12.5 % [0.0 %, 25.0 %]"] * 6,
+        "sources": ["2.00", "–", "–", "2.00", "–", "–"],  # measured of the pools only, where nothing varied
+    }
+    assert "| sources, effective number* | 2.00 | – | – | 2.00 | – | – |" in to_markdown(found)
+    assert any("samples of different sizes" in note for note in found.notes)
+    assert not any("samples of different sizes" in note for note in compared(runs[0]).notes)
 
 
 def test_training_is_told_per_seed(store, data):

@@ -88,10 +88,11 @@ def show(expected: list[StageCost], stages: dict[str, StageOutput], memory: dict
     print("| stage | expected s | took s | expected MiB | seen MiB | expected MiB on disk | found |")
     print("| --- | ---: | ---: | ---: | ---: | ---: | ---: |")
     for cost in expected:
+        seen = f"{memory[cost.stage] / 2**20:,.0f}" if cost.stage in memory else "–"  # over before the next sample
         disk = sum(path.stat().st_size for path in (store / cost.stage).rglob("*") if path.is_file())
         print(
             f"| {cost.stage} | {cost.seconds:.1f} | {seconds[cost.stage]:.1f} | {cost.memory / 2**20:,.0f} "
-            f"| {memory.get(cost.stage, 0) / 2**20:,.0f} | {cost.disk / 2**20:.1f} | {disk / 2**20:.1f} |"
+            f"| {seen} | {cost.disk / 2**20:.1f} | {disk / 2**20:.1f} |"
         )
 
 

@@ -49,7 +49,9 @@ def show_estimate(config: RunConfig, found: Estimate) -> None:
     for source in work.uncounted:
         print(f"not counted, since only reading it would tell how many rows it has: {source}")
     way = "a step of the model itself" if speed.tried else "a matrix product, as the model is too large to try"
-    print(f"speed on {speed.device}: {1 / speed.seconds_per_token:,.0f} tokens/s of training, by {way}")
+    print(
+        f"speed on {speed.device}: {1 / speed.seconds_per_token:,.0f} tokens/s of training, padding included, by {way}"
+    )
     table = Table("stage", "time", "memory", "disk", title="Estimate, within a factor of two", title_justify="left")
     for column in table.columns[1:]:
         column.justify = "right"

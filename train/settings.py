@@ -117,6 +117,11 @@ class OptimizerSettings(Settings):
     max_grad_norm: float = Field(1.0, gt=0, description="gradient clipping")
     weight_decay: float = Field(0.0, ge=0, description="AdamW's decoupled weight decay")
 
+    @property
+    def rows_at_once(self) -> int:
+        """Examples of one forward pass, in one process."""
+        return self.micro_batch_size or self.batch_size
+
 
 class MixtureSettings(Settings):
     """Which domains the batches come from: temperature sampling, Cooldown (arXiv 2410.04579), UniMax (2304.09151)."""

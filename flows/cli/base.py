@@ -54,7 +54,7 @@ class _NoTraceback(logging.Filter):
         return not (failure and record.name.startswith("prefect"))
 
 
-def quiet_prefect() -> None:
+def _quiet_prefect() -> None:
     import prefect.logging.configuration
     from prefect.logging.handlers import PrefectConsoleHandler
 
@@ -64,18 +64,35 @@ def quiet_prefect() -> None:
             handler.addFilter(_NoTraceback())
 
 
-def load(config_path: Path, overrides: list[str], *, data: bool = True) -> RunConfig:
-    """A checked configuration; what it names is opened too, so that a wrong name fails before any work starts.
+def load(config_path: Path, overrides: list[str]) -> RunConfig:
+    """A checked configuration; what it names is opened too, so that a wrong name fails before any work starts."""
+    from flows.config import load_config
+
+    config = load_config(config_path, overrides)
+    from flows.checks import checked
+
+    checked(config)
+    return config
+
+
+@contextlib.contextmanager
+def ready(config_path: Path, overrides: list[str], *, data: bool = True) -> Iterator[RunConfig]:
+    """A checked configuration, and Prefect ready to run flows of it.
 
     data: False where pool and targets are not read, so that they may be out of reach.
     """
     from flows.config import load_config
 
     config = load_config(config_path, overrides)
+    from flows.temporary_server import TemporaryServer
+
+    server = TemporaryServer()
     from flows.checks import checked
 
     checked(config, data=data)
-    return config
+    _quiet_prefect()
+    with server.ready():
+        yield config
 
 
 def named_folders(pairs: list[str], option: str) -> list[tuple[str, str]]:

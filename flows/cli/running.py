@@ -7,18 +7,16 @@ from typing import Annotated, Literal
 
 import typer
 
-from flows.cli.base import ConfigArgument, SetOption, app, load, named_folders, quiet_prefect, user_errors
+from flows.cli.base import ConfigArgument, SetOption, app, load, named_folders, ready, user_errors
 
 DEMO_CONFIG = Path("configs/demo.yaml")
 
 
 def _run_pipeline(config_path: Path, overrides: list[str]) -> None:
-    with user_errors():
-        config = load(config_path, overrides)
+    with user_errors(), ready(config_path, overrides) as config:
         from flows import console
         from flows.pipeline import pipeline_flow
 
-        quiet_prefect()
         console.show_result(pipeline_flow(config))
 
 
@@ -37,14 +35,12 @@ def demo(overrides: SetOption = []) -> None:  # noqa: B006
 @app.command()
 def nightly(config: ConfigArgument, overrides: SetOption = []) -> None:  # noqa: B006
     """Run the pipeline on tonight's pool; the new adapter goes live unless a capability got worse."""
-    with user_errors():
-        checked = load(config, overrides)
+    with user_errors(), ready(config, overrides) as checked:
         from flows import console
         from flows.nightly.files import promoted_folder
         from flows.nightly.flow import nightly_flow
         from flows.nightly.show import show_night
 
-        quiet_prefect()
         night = nightly_flow(checked)
         show_night(night, console.console)
         folder = promoted_folder(checked.open_store().root, checked.name)
@@ -74,12 +70,10 @@ def validate(config: ConfigArgument, overrides: SetOption = []) -> None:  # noqa
 @app.command()
 def curate(config: ConfigArgument, overrides: SetOption = []) -> None:  # noqa: B006
     """Read, clean, attribute, select and export; no fine-tuning."""
-    with user_errors():
-        checked = load(config, overrides)
+    with user_errors(), ready(config, overrides) as checked:
         from flows import console
         from flows.pipeline import curate_flow
 
-        quiet_prefect()
         curated = curate_flow(checked)
         console.show_stages(curated.stages)
         console.show_paths({f"dataset {name}": path for name, path in curated.datasets.items()})
@@ -94,12 +88,10 @@ def train(
     overrides: SetOption = [],  # noqa: B006
 ) -> None:
     """Fine-tune one adapter per dataset folder."""
-    with user_errors():
-        checked = load(config, overrides, data=False)
+    with user_errors(), ready(config, overrides, data=False) as checked:
         from flows import console
         from flows.pipeline import finetune_flow
 
-        quiet_prefect()
         tuned = finetune_flow(checked, dict(named_folders(dataset, "--dataset")))
         console.show_stages(tuned)
         console.show_paths({f"adapter {name}": str(output.path / "adapter") for name, output in tuned.items()})
@@ -139,13 +131,11 @@ def evaluate(
     overrides: SetOption = [],  # noqa: B006
 ) -> None:
     """Evaluate the base model and every model folder on the same items."""
-    with user_errors():
-        checked = load(config, overrides, data=False)
+    with user_errors(), ready(config, overrides, data=False) as checked:
         from flows import console
         from flows.pipeline import evaluate_flow
         from flows.stages.evaluation import read_results
 
-        quiet_prefect()
         folders: dict[str, list[str]] = {}
         for name, folder in named_folders(model, "--model"):
             folders.setdefault(name, []).append(folder)

@@ -10,18 +10,20 @@ from flows.estimate.machine import Speed
 from flows.estimate.workload import Workload
 
 PROCESS = 700 << 20  # bytes of a Python process with torch and transformers
-TRAINING_START, ENGINE_START, REPORT = 12.0, 35.0, 5.0  # seconds
+RUN = 1100 << 20  # bytes of the run's own process, and of Prefect's temporary server beside it
+TRAINING_START, ENGINE_START, REPORT = 12.0, 35.0, 3.5  # seconds
 MODEL_START = 8.0  # seconds to merge and load one more model into the engine
 ENGINE = 2800 << 20  # bytes of vLLM beside the model and its cache
-PER_ROW = {"ingest": 1e-4, "clean": 3.5e-4, "encode": 4e-4, "select": 2e-5, "export": 2e-4, "similarity": 3e-4}
-ANALYSIS = 7e-4  # seconds per row
+PER_ROW = {"ingest": 3e-5, "clean": 1e-4, "encode": 2e-4, "select": 1e-5, "similarity": 3e-4, "analysis": 4.5e-4}
+EXPORT = 1e-4  # seconds per exported row
 FIGURES = 1e-3  # seconds per row counted
 FIGURE_PASSES = 2.4  # over the tokens of the rows read: losses, embeddings, and the answers alone
-GRADIENT_PASS = 1.15  # of a training step, per token
-FORWARD = 0.45
+# of a training step, per token; rows of one length stand together, so there is next to no padding
+GRADIENT_PASS, FORWARD = 1.15, 0.3
 EXAMPLE = 6  # bytes in memory per byte of text
 TOKEN = 8  # bytes on disk of a token with its label, compressed to about half
 CHARACTERS = 4.0  # of a token
+ITEM = 600  # bytes on disk of an item and a model: its values, and what the model said
 ACTIVATIONS = 40  # values kept per token, layer and hidden unit for the backward pass
 FLOAT = 4
 
@@ -44,11 +46,11 @@ def costs(config: RunConfig, work: Workload, speed: Speed, layers: int, hidden: 
     arms, seeds, checkpoints = len(config.selection.methods), len(config.training_seeds()), config.warmup.checkpoints
     rate, weights = speed.seconds_per_token, FLOAT * work.parameters
     text = work.tokens * CHARACTERS
-    pool_in_memory = PROCESS + EXAMPLE * text
+    pool_in_memory = RUN + EXAMPLE * text
     per_row = work.tokens / max(work.rows, 1)
-    batch = config.finetune.optimizer.micro_batch_size or config.finetune.optimizer.batch_size
+    batch = config.finetune.optimizer.rows_at_once
     activations = FLOAT * ACTIVATIONS * layers * hidden
-    training = 2 * PROCESS + weights + activations * batch * 2 * per_row  # padded to the longest row
+    training = RUN + PROCESS + weights + activations * batch * work.padding(batch) * per_row
     warm, tuned = config.warmup, config.finetune
     selected = work.selected * work.tokens
     kinds = {INPUTS[method] for method in config.selection.methods} - {"influence"}
@@ -64,20 +66,21 @@ def costs(config: RunConfig, work: Workload, speed: Speed, layers: int, hidden: 
         by_rows("encode", disk=work.tokens * TOKEN / 2),
         StageCost(
             "warmup",
-            TRAINING_START + rate * work.tokens * warm.fraction * warm.optimizer.epochs,
+            TRAINING_START
+            + rate * work.padding(warm.optimizer.rows_at_once) * work.tokens * warm.fraction * warm.optimizer.epochs,
             training,
             adapter * 3 * checkpoints,
         ),
         StageCost(
             "gradients",
             TRAINING_START + rate * GRADIENT_PASS * work.tokens * checkpoints,
-            2 * PROCESS + weights + activations * config.influence.tokens_per_batch + adapter * work.targets,
+            RUN + PROCESS + weights + activations * config.influence.tokens_per_batch + adapter * work.targets,
             _stored(config, work) * work.rows * checkpoints,
         ),
         StageCost(
             "attribution",
-            1.0 + 1e-8 * work.rows * work.targets * checkpoints,
-            PROCESS,
+            0.15 + 1e-8 * work.rows * work.targets * checkpoints,
+            RUN,
             FLOAT * work.rows * work.targets,
         ),
     ]
@@ -86,18 +89,18 @@ def costs(config: RunConfig, work: Workload, speed: Speed, layers: int, hidden: 
     return [
         *found,
         by_rows("select", arms, 100 * work.selected * work.rows * arms),
-        by_rows("export", arms, text * work.selected * arms),
-        StageCost("analysis", ANALYSIS * work.rows, pool_in_memory, 100 * work.rows),
+        StageCost("export", arms * EXPORT * work.selected * work.rows, pool_in_memory, text * work.selected * arms),
+        by_rows("analysis", disk=100 * work.rows),
         StageCost(
             "figures",
             FIGURES * _sampled(work, config.figures.text_rows, arms)
             + rate * FORWARD * FIGURE_PASSES * per_row * _sampled(work, config.figures.rows, arms),
-            PROCESS + weights,
+            RUN + weights,
             40 * _sampled(work, config.figures.rows, arms),
         ),
         StageCost(
             "finetune",
-            arms * seeds * (TRAINING_START + rate * selected * tuned.optimizer.epochs),
+            arms * seeds * (TRAINING_START + rate * work.padding(batch) * selected * tuned.optimizer.epochs),
             training,
             arms * seeds * (adapter * 3 + weights / 2),
         ),
@@ -105,8 +108,8 @@ def costs(config: RunConfig, work: Workload, speed: Speed, layers: int, hidden: 
             "evaluate",
             ENGINE_START * bool(config.evaluation.tasks)
             + models * (MODEL_START + rate * FORWARD * (work.items * per_row + work.task_tokens)),
-            PROCESS + (ENGINE if config.evaluation.tasks else 0) + weights,
-            2000 * models * work.items,
+            RUN + (ENGINE if config.evaluation.tasks else 0) + weights,
+            ITEM * models * work.items,
         ),
         StageCost("report", REPORT, pool_in_memory, 2 << 20),
     ]

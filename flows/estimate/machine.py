@@ -22,8 +22,8 @@ OPERATIONS = 4  # per parameter and token: forward, and backward through frozen 
 
 @dataclass(frozen=True)
 class Speed:
-    """seconds_per_token: of a training step of the adapter, padding counted in; tried: measured with the model itself;
-    device: as torch names it."""
+    """seconds_per_token: of a training step of the adapter, per token of the padded batch; tried: measured with the
+    model itself; device: as torch names it."""
 
     seconds_per_token: float
     tried: bool
@@ -33,7 +33,7 @@ class Speed:
 def measure(config: RunConfig, parameters: int, sample: Sequence[Encoded]) -> Speed:
     """Seconds, most of them for loading the model."""
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "the CPU"
-    rows = list(sample[: config.finetune.optimizer.batch_size])
+    rows = list(sample[: config.finetune.optimizer.rows_at_once])
     if parameters > TRIED_PARAMETERS or not rows:
         return Speed(OPERATIONS * parameters / (_product_rate() * SHARE_OF_PRODUCT), False, device)
     model = attach_lora(load_base(config.model), config.finetune.lora, seed=0)
@@ -45,7 +45,7 @@ def measure(config: RunConfig, parameters: int, sample: Sequence[Encoded]) -> Sp
         if model.device.type == "cuda":
             torch.cuda.synchronize()
         times.append(time.perf_counter() - started)
-    return Speed(min(times[1:]) / sum(len(row.input_ids) for row in rows), True, device)
+    return Speed(min(times[1:]) / (len(rows) * max(len(row.input_ids) for row in rows)), True, device)
 
 
 def _product_rate(width: int = 512) -> float:

@@ -41,6 +41,12 @@ class Workload:
     parameters: int
     uncounted: tuple[str, ...]
 
+    def padding(self, batch: int) -> float:
+        """Tokens of batches that are padded to their longest row, over those of their rows: 1 or more."""
+        lengths = [len(row.input_ids) for row in self.sample]
+        batches = [lengths[i : i + batch] for i in range(0, len(lengths), batch)]
+        return sum(max(each) * len(each) for each in batches) / max(sum(lengths), 1) if lengths else 1.0
+
 
 def measure_workload(config: RunConfig, found: Findings) -> Workload:
     """found: what the checks have opened, without problems."""

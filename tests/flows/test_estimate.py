@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+from dataclasses import replace
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -78,6 +79,16 @@ def test_work_is_what_the_stages_will_find(folder):
     assert work.tokens == sum(len(row.input_ids) for row in work.sample)  # the sample is the whole pool here
     assert work.selected == pytest.approx(0.1)
     assert work.parameters == sum(p.numel() for p in make_base("llama", vocabulary=len(found.tokenizer)).parameters())
+
+
+def test_padding_is_what_batches_of_the_sample_add(folder):
+    config = configured(folder)
+    work = measure_workload(config, checked(config))
+    rows = [replace(work.sample[0], input_ids=[1] * length) for length in (10, 30, 20, 20, 5)]
+    uneven = replace(work, sample=rows)
+    assert uneven.padding(1) == 1.0
+    assert uneven.padding(2) == pytest.approx((2 * 30 + 2 * 20 + 5) / 85)
+    assert replace(work, sample=[]).padding(8) == 1.0
 
 
 def test_a_limit_bounds_rows_and_tokens(folder):

@@ -102,7 +102,7 @@ def costs(config: RunConfig, work: Workload, speed: Speed, layers: int, hidden: 
             "finetune",
             arms * seeds * (TRAINING_START + rate * work.padding(batch) * selected * tuned.optimizer.epochs),
             training,
-            arms * seeds * (adapter * 3 + weights * tuned.merge),
+            arms * seeds * (adapter * 3 + weights),
         ),
         StageCost(
             "evaluate",

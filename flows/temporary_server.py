@@ -1,44 +1,88 @@
-"""Prefect's temporary server, begun while the modules of a run still load, so that its start is not waited for.
+"""Prefect's temporary server as a process of ours: begun while a run's modules load, and ended however the run ends.
 
-Prefect starts it when the first flow does, which then waits some ten seconds on two cores: three to import the server's
-code, seven until its process answers. Prefect takes a server that runs already for its own.
+The one that Prefect starts by itself begins with the first flow, which waits for it some ten seconds on two cores, and
+stays behind for ever when the run is killed.
 """
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import os
+import socket
+import subprocess
+import sys
 from collections.abc import Iterator
-from threading import Thread
+from urllib.request import urlopen
+
+from train.process import PARENT, end_with_parent
+
+START_SECONDS, END_SECONDS = 180, 5
+# as Prefect starts its own: no pages, nothing that runs beside the API
+ENVIRONMENT = {"PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1", "PREFECT__SERVER_FINAL": "1"}
 
 
 class TemporaryServer:
-    """Nothing is started where `PREFECT_API_URL` names a server."""
+    """Begun at once; nothing is, where `PREFECT_API_URL` or a profile of Prefect's names a server."""
 
     def __init__(self) -> None:
+        from prefect.context import refresh_global_settings_context
         from prefect.settings import PREFECT_API_URL
 
-        self._starting: Thread | None = None
-        if not PREFECT_API_URL.value():
-            # imported here, not by the thread, which would import at the same time as everything else
-            from prefect.server.api.server import SubprocessASGIServer
-
-            self._starting = Thread(target=_start, args=(SubprocessASGIServer(),), daemon=True)
-            self._starting.start()
+        self._url = ""
+        if PREFECT_API_URL.value():
+            return
+        with socket.create_server(("127.0.0.1", 0)) as listening:  # who asks before the server answers, waits
+            self._url = f"http://127.0.0.1:{listening.getsockname()[1]}/api"
+            process = subprocess.Popen(
+                [sys.executable, "-m", "flows.temporary_server", str(listening.fileno())],
+                env=os.environ | ENVIRONMENT | {PARENT: f"{socket.gethostname()}:{os.getpid()}"},
+                stdin=subprocess.DEVNULL,
+                pass_fds=[listening.fileno()],
+                start_new_session=True,  # Ctrl-C is for the run, which then tells the server how it ended
+            )
+        atexit.register(_end, process)
+        # for the whole process: Prefect hands on the last lines of a log when it ends, outside of any context
+        os.environ["PREFECT_API_URL"] = self._url
+        refresh_global_settings_context()
 
     @contextlib.contextmanager
     def ready(self) -> Iterator[None]:
         """Wait for it. Inside, flows do not tell it every three minutes that they live: nobody reads that from a server
         that ends with them, and every flow would wait for its teller at its end."""
-        if self._starting is None:
+        if not self._url:
             yield
             return
-        from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
+        from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, PREFECT_UI_URL, temporary_settings
 
-        self._starting.join()
-        with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
+        from flows.process import ProcessError
+
+        try:
+            urlopen(f"{self._url}/health", timeout=START_SECONDS).close()
+        except OSError as error:
+            told = f"Prefect's temporary server did not start ({error}); what it said is above"
+            raise ProcessError(f"{told}. Or start one, `prefect server start`, and set PREFECT_API_URL") from error
+        with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None, PREFECT_UI_URL: ""}):
             yield
 
 
-def _start(server: object) -> None:
-    with contextlib.suppress(Exception):  # the flow tries again, and then says why
-        server.start()  # type: ignore[attr-defined]
+def _end(process: subprocess.Popen) -> None:
+    process.terminate()
+    try:
+        process.wait(END_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+def serve(descriptor: int) -> None:
+    """Be the server, on a socket that listens already."""
+    import uvicorn
+
+    end_with_parent()
+    config = uvicorn.Config("prefect.server.api.server:create_app", factory=True, log_level="error", lifespan="on")
+    uvicorn.Server(config).run(sockets=[socket.socket(fileno=descriptor)])
+
+
+if __name__ == "__main__":
+    serve(int(sys.argv[1]))

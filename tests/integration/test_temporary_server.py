@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -39,9 +40,24 @@ with server.ready():
 """
 
 
+FOR_EVER = """
+import time
+import psutil
+from flows.temporary_server import TemporaryServer
+
+with TemporaryServer().ready():
+    print(psutil.Process().children()[0].pid, flush=True)
+    time.sleep(600)
+"""
+
+
+def environment(folder):
+    return own_environment(folder) | {"PYTHONPATH": str(ROOT)}
+
+
 def answer(folder, **more):
-    environment = own_environment(folder) | {"PYTHONPATH": str(ROOT)} | more
-    done = subprocess.run([sys.executable, "-c", ASK], env=environment, cwd=folder, capture_output=True, text=True)
+    command = [sys.executable, "-c", ASK]
+    done = subprocess.run(command, env=environment(folder) | more, cwd=folder, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return done.stdout.splitlines()[-1]
 
@@ -51,6 +67,15 @@ def test_the_flow_uses_the_server_that_was_begun(tmp_path):
     assert len(started) == 1 and no_other and healthy
     assert url.startswith("http://127.0.0.1:") and heartbeat is None
     assert not psutil.pid_exists(started[0])  # it ended with its process
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_it_ends_with_a_run_that_is_killed(tmp_path, number):
+    command = [sys.executable, "-c", FOR_EVER]
+    with subprocess.Popen(command, env=environment(tmp_path), cwd=tmp_path, stdout=subprocess.PIPE, text=True) as run:
+        server = psutil.Process(int(run.stdout.readline()))
+        run.send_signal(number)
+    server.wait(60)
 
 
 def test_nothing_is_started_where_a_server_is_named(tmp_path, shared_api):

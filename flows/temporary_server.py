@@ -15,9 +15,8 @@ import sys
 from collections.abc import Iterator
 from urllib.request import urlopen
 
-from train.process import PARENT, end_with_parent
+from train.process import as_parent, end_process, end_with_parent
 
-START_SECONDS, END_SECONDS = 180, 5
 # as Prefect starts its own: no pages, nothing that runs beside the API
 ENVIRONMENT = {"PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1", "PREFECT__SERVER_FINAL": "1"}
 
@@ -36,12 +35,12 @@ class TemporaryServer:
             self._url = f"http://127.0.0.1:{listening.getsockname()[1]}/api"
             process = subprocess.Popen(
                 [sys.executable, "-m", "flows.temporary_server", str(listening.fileno())],
-                env=os.environ | ENVIRONMENT | {PARENT: f"{socket.gethostname()}:{os.getpid()}"},
+                env=os.environ | ENVIRONMENT | as_parent(),
                 stdin=subprocess.DEVNULL,
                 pass_fds=[listening.fileno()],
                 start_new_session=True,  # Ctrl-C is for the run, which then tells the server how it ended
             )
-        atexit.register(_end, process)
+        atexit.register(end_process, process)
         # for the whole process: Prefect hands on the last lines of a log when it ends, outside of any context
         os.environ["PREFECT_API_URL"] = self._url
         refresh_global_settings_context()
@@ -49,30 +48,27 @@ class TemporaryServer:
     @contextlib.contextmanager
     def ready(self) -> Iterator[None]:
         """Wait for it. Inside, flows do not tell it every three minutes that they live: nobody reads that from a server
-        that ends with them, and every flow would wait for its teller at its end."""
+        that ends with them, and every flow would wait for its teller at its end. Nor do they name pages, which it has
+        none of."""
         if not self._url:
             yield
             return
-        from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, PREFECT_UI_URL, temporary_settings
+        from prefect.settings import (
+            PREFECT_FLOWS_HEARTBEAT_FREQUENCY,
+            PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS,
+            PREFECT_UI_URL,
+            temporary_settings,
+        )
 
         from flows.process import ProcessError
 
         try:
-            urlopen(f"{self._url}/health", timeout=START_SECONDS).close()
+            urlopen(f"{self._url}/health", timeout=PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS.value()).close()
         except OSError as error:
             told = f"Prefect's temporary server did not start ({error}); what it said is above"
             raise ProcessError(f"{told}. Or start one, `prefect server start`, and set PREFECT_API_URL") from error
         with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None, PREFECT_UI_URL: ""}):
             yield
-
-
-def _end(process: subprocess.Popen) -> None:
-    process.terminate()
-    try:
-        process.wait(END_SECONDS)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
 
 
 def serve(descriptor: int) -> None:

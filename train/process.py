@@ -54,7 +54,7 @@ def run_process(
         list(command),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        env={**(os.environ if environment is None else environment), PARENT: f"{socket.gethostname()}:{os.getpid()}"},
+        env={**(os.environ if environment is None else environment), **as_parent()},
         text=True,
         encoding="utf-8",
         errors="replace",
@@ -70,7 +70,7 @@ def run_process(
                     on_line(line.rstrip("\n"))
         return child.wait()
     finally:
-        _end(child)
+        end_process(child)
 
 
 def _lines_of(child: subprocess.Popen) -> Iterator[str]:
@@ -99,8 +99,13 @@ def _read(output: IO[str], lines: queue.SimpleQueue[str | None]) -> None:
     lines.put(None)
 
 
+def as_parent() -> dict[str, str]:
+    """What names this process in the environment of a child that is to end with it."""
+    return {PARENT: f"{socket.gethostname()}:{os.getpid()}"}
+
+
 def end_with_parent() -> None:
-    """End this process as soon as the one that started it by `run_process` on this machine is gone."""
+    """End this process as soon as the one on this machine that named itself by `as_parent` is gone."""
     host, _, pid = os.environ.get(PARENT, "").rpartition(":")
     if host == socket.gethostname():
         threading.Thread(target=_watch, args=(int(pid),), name="end-with-parent", daemon=True).start()
@@ -118,9 +123,9 @@ def _watch(pid: int) -> None:
     os._exit(1)
 
 
-def _end(child: subprocess.Popen) -> None:
-    """End what is left of the child and its descendants. A launcher needs SIGTERM to end its own workers, which may
-    lead sessions of their own; kill only what does not listen."""
+def end_process(child: subprocess.Popen) -> None:
+    """End what is left of a child that leads a session, and of its descendants. A launcher needs SIGTERM to end its own
+    workers, which may lead sessions of their own; kill only what does not listen."""
     family = _descendants(child.pid)
     if child.poll() is None:
         child.terminate()

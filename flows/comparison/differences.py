@@ -107,7 +107,8 @@ def _notes(runs: Sequence[RunData]) -> list[str]:
         notes.append(f"The runs were made by different versions of the code of {', '.join(code)}.")
     for name in _differing([run.versions for run in runs]):
         notes.append(f"{name}: {', '.join(f'{run.versions[name]} in {run.label}' for run in runs)}.")
-    if len({json.dumps(run.figures["sizes"]) for run in runs if run.figures}) > 1:
+    measured_on = [run.figures["sizes"] for run in runs if run.figures]
+    if measured_on and _differing(measured_on):
         notes.append("The runs measured diversity on samples of different sizes, which alone makes its figures differ.")
     pools = [run.sources.keys() for run in runs]
     common = set(pools[0]).intersection(*pools[1:])

@@ -149,13 +149,14 @@ def _languages(
     for example in examples:
         domain = _LANGUAGE_DOMAIN.fullmatch(example.domain)
         told = [domain[1]] if domain else of_source.get(example.source, ())
-        named.update(map(standardize_tag, told))
+        named.update(told)
         if not told:
             unnamed.append(example)
     read = unnamed[:: max(1, math.ceil(len(unnamed) / DETECTED_IN))]
     counts = Counter(detect_languages(read, **detection.model_dump()).values())
     enough = [code for code, rows in counts.most_common() if code != UNKNOWN and rows >= LEAST_SHARE * len(read)]
-    return named, [code for code in enough if code not in named]
+    tags = set(map(standardize_tag, named))
+    return tags, [code for code in enough if code not in tags]
 
 
 def _detected_in_words(codes: Sequence[str]) -> list[str]:

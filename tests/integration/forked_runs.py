@@ -15,7 +15,6 @@ import json
 import logging
 import os
 import runpy
-import socket
 import sys
 import traceback
 from collections.abc import Callable
@@ -34,7 +33,7 @@ from flows.config import validate
 from flows.nightly import flow as nightly
 from flows.process import ProcessError
 from flows.stages import influence, training
-from train.process import PARENT, log_tail, told_error
+from train.process import as_parent, log_tail, told_error
 
 
 def _nothing(*arguments: object) -> None:
@@ -65,11 +64,11 @@ def tell_shards() -> None:
 
 def launch(module: str, job: Path, accelerate_config: Path | None, log: Path, name: str) -> None:
     """`flows.stages.training.launch`, forked: `python -m MODULE JOB` in a process of its own."""
-    parent = f"{socket.gethostname()}:{os.getpid()}"
+    parent = as_parent()
     child = os.fork()
     if child == 0:
         _write_to(log, os.O_TRUNC)
-        os.environ[PARENT] = parent
+        os.environ.update(parent)
         sys.argv = [module, str(job)]
         _end(lambda: runpy.run_module(module, run_name="__main__", alter_sys=True))
     _, status = os.waitpid(child, 0)

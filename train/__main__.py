@@ -43,6 +43,7 @@ from train.resume import discard, drop_incomplete, last_checkpoint
 from train.settings import MIXTURE_LOG, TrainJob, faults
 from train.setup_checks import TrainingError
 from train.trainer import BalancedTrainer
+from train.whole_folder import whole_folder
 
 RESUME, TENSORBOARD = "resume", "tensorboard"
 LOGGED, SAVED = 50, 10  # times a run
@@ -166,12 +167,14 @@ def run(job: TrainJob) -> None:
     lines = [json.dumps(line, sort_keys=True) + "\n" for line in told]  # as a checkpoint keeps them
     (job.output / "log.jsonl").write_text("".join(lines))
     (job.output / "excluded.json").write_text(json.dumps(dict(excluded), indent=1))
-    save_adapter(adapter, job.output / "adapter", start, pieces)
+    with whole_folder(job.output / "adapter") as folder:
+        save_adapter(adapter, folder, start, pieces)
     if job.merge:
         # merge into the weights that were rounded, not into the rounded ones; and into whole ones, not into pieces
         if job.lora.quantization != "none" or pieces is not None:
             adapter = load_adapter(load_base(job.model), job.output / "adapter")
-        save_merged(adapter, tokenizer, job.output / "merged")
+        with whole_folder(job.output / "merged") as folder:
+            save_merged(adapter, tokenizer, folder)
     discard(job.output / RESUME)
 
 

@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from transformers import TrainerCallback
 
 from train.models import trainable
+from train.whole_folder import whole_folder
 
 MOMENTS_FILE = "moments.safetensors"
 OPTIMIZER_FILE = "optimizer.json"
@@ -56,24 +57,20 @@ class SaveMoments(TrainerCallback):
         rates, self.rates = self.rates, []
         if not state.is_world_process_zero:
             return
-        folder = self.output / f"checkpoint-{self.steps.index(state.global_step) + 1}"
-        model.save_pretrained(folder)
         raw = getattr(optimizer, "optimizer", optimizer)
         moments: dict[str, torch.Tensor] = {}
         for name, parameter in trainable(model).items():
             for key in ("exp_avg", "exp_avg_sq"):
                 moments[f"{key}.{name}"] = raw.state[parameter][key].detach().float().cpu().contiguous()
-        save_file(moments, folder / MOMENTS_FILE)
         group = raw.param_groups[0]
-        (folder / OPTIMIZER_FILE).write_text(
-            json.dumps(
-                {
-                    "step": state.global_step,
-                    "betas": list(group["betas"]),
-                    "eps": group["eps"],
-                    "weight_decay": group["weight_decay"],
-                    "learning_rates": rates,
-                },
-                indent=1,
-            )
-        )
+        note = {
+            "step": state.global_step,
+            "betas": list(group["betas"]),
+            "eps": group["eps"],
+            "weight_decay": group["weight_decay"],
+            "learning_rates": rates,
+        }
+        with whole_folder(self.output / f"checkpoint-{self.steps.index(state.global_step) + 1}") as folder:
+            model.save_pretrained(folder)
+            save_file(moments, folder / MOMENTS_FILE)
+            (folder / OPTIMIZER_FILE).write_text(json.dumps(note, indent=1))

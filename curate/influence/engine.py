@@ -17,7 +17,7 @@ from curate.influence.checkpoints import Checkpoint, CheckpointError, check_name
 from curate.influence.ekfac import Ekfac, fit_ekfac, load_bases, sample_labels, save_bases
 from curate.influence.preconditioning import Adam, Plain
 from curate.influence.scoring import Engine, InfluenceError
-from curate.influence.sealed import is_sealed, seal
+from curate.influence.sealed import is_sealed, sealing
 from curate.influence.settings import GradientJob
 from train.encoding import read_encoded
 from train.models import ADAPTER_FILE, ModelError, load_adapter, load_base, load_tokenizer, trainable
@@ -105,9 +105,9 @@ def _fit(job: GradientJob, engine: Engine, path: Path) -> None:
     rows = [sample[i] for i in chosen]
     if curvature.labels == "sampled":
         rows = sample_labels(engine.model, rows, engine.pad_id, job.seed, tokens)
-    temporary = path.with_suffix(".partial")
-    save_bases(fit_ekfac(engine.model, engine.taps, rows, engine.pad_id, tokens, engine.precision), temporary)
-    seal(temporary, path)
+    bases = fit_ekfac(engine.model, engine.taps, rows, engine.pad_id, tokens, engine.precision)
+    with sealing(path) as partial:
+        save_bases(bases, partial)
 
 
 def _check_adapter_is_trained(taps: Mapping[str, Tap], checkpoint: Checkpoint) -> None:

@@ -3,19 +3,29 @@ bytes are those that were written, as the shards are."""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
+
+from curate.influence.features.shard import PARTIAL
 
 logger = logging.getLogger(__name__)
 
 
-def seal(partial: Path, path: Path) -> None:
-    """Give a finished file its name, with its checksum beside it; a process killed in between leaves no sealed file."""
-    checksum = partial.with_name(f"{partial.name}.sha256")
-    checksum.write_text(_digest(partial))
-    checksum.replace(_checksum(path))  # never written in place: runs keep links to the file that was there
-    partial.replace(path)
+@contextlib.contextmanager
+def sealing(path: Path) -> Iterator[Path]:
+    """Where to write what becomes `path`, with its checksum beside it; a process killed in between leaves no sealed
+    file, only a folder that the next day's reader of the store removes."""
+    with tempfile.TemporaryDirectory(prefix=PARTIAL, dir=path.parent) as place:
+        partial = Path(place) / path.name
+        yield partial
+        checksum = _checksum(partial)
+        checksum.write_text(_digest(partial))
+        checksum.replace(_checksum(path))  # never written in place: runs keep links to the file that was there
+        partial.replace(path)
 
 
 def is_sealed(path: Path) -> bool:

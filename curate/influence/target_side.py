@@ -28,7 +28,7 @@ from curate.influence.scoring import (
     score_rows,
     target_gradients,
 )
-from curate.influence.sealed import is_sealed, seal
+from curate.influence.sealed import is_sealed, sealing
 
 NOISE_TARGETS = 16  # targets that the projection's noise is measured with
 logger = logging.getLogger(__name__)
@@ -53,15 +53,14 @@ class TargetSide:
         with FileLock(self.folder / ".targets.lock"):
             if not (is_sealed(path) and is_sealed(path.with_suffix(".json"))):
                 arrays, excluded = self._arrays()
-                partial = path.with_suffix(".partial")
-                partial.write_text(json.dumps(excluded, indent=1))
-                seal(partial, path.with_suffix(".json"))
-                save_file(arrays, partial)
-                seal(partial, path)
+                with sealing(path.with_suffix(".json")) as partial:
+                    partial.write_text(json.dumps(excluded, indent=1))
+                with sealing(path) as partial:
+                    save_file(arrays, partial)
             if self.projection and not is_sealed(noise):
                 text = json.dumps(self._measure_noise(self.projection, read_target_features(self.folder, self.rows)))
-                noise.with_suffix(".partial").write_text(text)
-                seal(noise.with_suffix(".partial"), noise)
+                with sealing(noise) as partial:
+                    partial.write_text(text)
 
     def excluded(self) -> dict[str, str]:
         """Target id -> reason."""

@@ -69,7 +69,8 @@ class Watch:
         """What has been finished of a stage that can go on: shards, or training checkpoints and results."""
         if stage == "gradients":
             return {path.parent.name for path in (self.store / "features").glob("*/*/shard.json")}
-        patterns = ("resume/*/balance.json", "adapter/*", "merged/*", "checkpoint-*/optimizer.json")
+        results = ("checkpoint-*/optimizer.json", ".adapter.partial/*", ".merged.partial/*")  # being saved, too
+        patterns = ("resume/*/balance.json", *results)
         return {str(path) for p in patterns for path in (self.store / stage).glob(f"*.partial/{p}")}
 
     def shards_begun(self):

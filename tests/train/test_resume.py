@@ -113,6 +113,28 @@ def test_a_damaged_checkpoint_is_passed_over_and_named(make_job, whole, file, ca
     assert "checkpoint-4 is damaged" in caplog.text
 
 
+@pytest.mark.parametrize("saved", ["checkpoint-2", "adapter", "merged"])
+def test_what_a_killed_save_left_is_gone(make_job, monkeypatch, saved):
+    """safetensors writes under a name of its own first."""
+    job = make_job(f"killed-saving-{saved}", checkpoints=2, merge=True)
+    real = Path.rename
+
+    def rename(path, target):
+        if path.name == f".{saved}.partial":
+            (path / ".tmpABCDEF").write_text("half a model")
+            raise Killed
+        return real(path, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", rename)
+        with pytest.raises(Killed):
+            run(job)
+    assert list(job.output.rglob(".tmpABCDEF"))
+    run(job)
+    assert list(job.output.rglob(".*")) == []
+    assert (job.output / saved).is_dir()
+
+
 class Bomb:
     """What would run when somebody unpickles it."""
 

@@ -24,8 +24,8 @@ def launch(module: str, job: Path, accelerate_config: Path | None, log: Path, na
         launcher += ["--config_file", str(accelerate_config)]
     else:
         launcher += ["--num_processes", "1", "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
-        # accelerate gives a process one thread unless told otherwise
-        launcher += ["--num_cpu_threads_per_process", str(os.cpu_count() or 1)]
+        if "OMP_NUM_THREADS" not in os.environ:  # accelerate gives a process as many threads as it says, else one
+            launcher += ["--num_cpu_threads_per_process", str(os.cpu_count() or 1)]
     run_logged([*launcher, "-m", module, str(job)], log, name=name)
 
 

@@ -164,6 +164,9 @@ def attach_lora(model: Any, settings: LoraSettings, seed: int) -> PeftModel:
         raise _no_start(settings, "fused experts", str(error)) from error
     if settings.changes_base:
         _check_start(adapted, settings)
+    saved: Any = adapted.peft_config["default"]
+    if not isinstance(saved.target_modules, str):  # a set, which every process would write in an order of its own
+        saved.target_modules = sorted(saved.target_modules)
     return adapted
 
 

@@ -60,12 +60,13 @@ def write_config(folder: Path, store: str | Path) -> dict:
 
 
 class Forker:
-    """The parent of `forked_runs`; one run at a time."""
+    """The parent of `forked_runs`; one run at a time. hash_seed: the order of Python's sets, which any other process
+    would have another of."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, hash_seed: int = 1) -> None:
         self.log = folder / "runs.log"
         # one thread: OpenMP's threads that a run has used (a stage embeds with the model) hang in what it forks
-        own = {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+        own = {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "PYTHONHASHSEED": f"{hash_seed}"}
         self.process = subprocess.Popen(
             [sys.executable, str(Path(__file__).with_name("forked_runs.py"))],
             cwd=ROOT,

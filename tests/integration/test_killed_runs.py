@@ -14,7 +14,7 @@ import time
 
 import pytest
 
-from tests.integration.small_run import STAGES, contents, kill, outputs
+from tests.integration.small_run import STAGES, Forker, contents, kill, outputs
 
 pytestmark = pytest.mark.slow
 
@@ -85,13 +85,14 @@ def killed(finished):
     gradient passes, the undisturbed store, and the store."""
     undisturbed = finished.folder / "undisturbed"
     finished.store.rename(undisturbed)
-    rng, watch = random.Random(7), Watch(finished.store, finished.forker, outputs(undisturbed))
+    forker = Forker(finished.folder, hash_seed=2)
+    rng, watch = random.Random(7), Watch(finished.store, forker, outputs(undisturbed))
     told, passes, started = [], [], time.monotonic()
     for stage, ways in KILLS.items():
         for way in ways:
             if watch.is_complete(stage):
                 break
-            group = finished.forker.start(finished.config, launcher=way == LAUNCHED)
+            group = forker.start(finished.config, launcher=way == LAUNCHED)
             watch.until(lambda stage=stage: watch.is_building(stage) or watch.is_complete(stage))
             before, known = watch.marks(stage), len(watch.marks("gradients"))
             if way in (FURTHER, LAUNCHED):
@@ -99,11 +100,12 @@ def killed(finished):
             time.sleep(rng.uniform(0, 0.1 if way == FURTHER else min(1.5, watch.seconds(stage))))
             at = [each for each in KILLS if watch.is_building(each)]
             kill(group)
-            told.append((stage, way, at, finished.forker.wait()))
+            told.append((stage, way, at, forker.wait()))
             if at == ["gradients"] and way != LAUNCHED:
                 passes.append((known, watch.shards_begun(), len(watch.marks("gradients"))))
-    code, log = finished.forker.run(finished.config)
+    code, log = forker.run(finished.config)
     assert code == 0, log
+    forker.close()
     print(f"{len(told)} kills in {time.monotonic() - started:.0f} s:", *told, passes, sep="\n  ")
     yield told, passes, undisturbed, finished.store
     # both are whole: leave the undisturbed one for the other tests

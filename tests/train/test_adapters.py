@@ -101,6 +101,17 @@ def test_a_start_depends_on_the_seed_alone(init):
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
 
 
+@pytest.mark.parametrize("init", ["default", "pissa"])
+def test_every_process_saves_the_same_configuration(init, tmp_path):
+    """peft keeps the targets in a set, whose order is another one in every process."""
+    settings = LoraSettings(r=2, init=init, targets=["v_proj", "down_proj", "q_proj", "gate_proj", "up_proj", "k_proj"])
+    model = attach_lora(make_base(), settings, seed=0)
+    start = adapter_start(attach_lora(make_base(), settings, seed=0), settings) if settings.changes_base else None
+    save_adapter(model, tmp_path, start)
+    targets = json.loads((tmp_path / "adapter_config.json").read_text())["target_modules"]
+    assert targets == sorted(settings.targets)
+
+
 @pytest.mark.parametrize("rslora", [False, True])
 @pytest.mark.parametrize("init", ["pissa", "olora"])
 def test_plain_form_of_a_start_has_twice_the_rank_and_the_same_scale(init, rslora, tmp_path):

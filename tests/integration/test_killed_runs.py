@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import random
+import shutil
 import signal
 import time
 
@@ -18,8 +19,9 @@ from tests.integration.small_run import STAGES, Forker, contents, kill, outputs
 
 pytestmark = pytest.mark.slow
 
-AT_ONCE, FURTHER, LAUNCHED = "at once", "further", "launched"
-LIGHT, HEAVY = [AT_ONCE] * 3, [AT_ONCE] * 3 + [LAUNCHED] + [FURTHER] * 4
+BEGUN, AT_ONCE, FURTHER, LAUNCHED = "begun", "at once", "further", "launched"
+LIGHT = [BEGUN] + [AT_ONCE] * 2
+HEAVY = [*LIGHT, LAUNCHED] + [FURTHER] * 4
 KILLS = {  # stage -> how, in the order in which a run comes to them
     **dict.fromkeys(("ingest", "guard", "clean", "encode"), LIGHT),
     **dict.fromkeys(("warmup", "gradients"), HEAVY),
@@ -29,6 +31,7 @@ KILLS = {  # stage -> how, in the order in which a run comes to them
 }
 POLL_S = 0.002
 LONGEST_S = 1200
+TRIES = 5  # to catch a stage that takes milliseconds
 
 
 class Watch:
@@ -57,6 +60,11 @@ class Watch:
     def is_complete(self, stage):
         """Whether all outputs of the stage are there (it has one per method)."""
         return all((self.store / stage / path.name).exists() for path in self.of(stage))
+
+    def forget(self, stage):
+        """Remove what there is of a stage, so that the next run makes it again."""
+        for path in (self.store / stage).glob("[!.]*"):
+            shutil.rmtree(path)
 
     def of(self, stage):
         return [path for path in self.undisturbed if path.parent.name == stage]
@@ -88,16 +96,23 @@ def killed(finished):
     forker = Forker(finished.folder, hash_seed=2)
     rng, watch = random.Random(7), Watch(finished.store, forker, outputs(undisturbed))
     told, passes, started = [], [], time.monotonic()
+
+    def was_killed(stage):
+        return any(stage in at for *_, at, _ in told)
+
     for stage, ways in KILLS.items():
-        for way in ways:
-            if watch.is_complete(stage):
-                break
+        for way in [*ways, *[BEGUN] * TRIES]:
+            if way == BEGUN and not was_killed(stage):
+                watch.forget(stage)
+            elif way == BEGUN or watch.is_complete(stage):
+                continue
             group = forker.start(finished.config, launcher=way == LAUNCHED)
             watch.until(lambda stage=stage: watch.is_building(stage) or watch.is_complete(stage))
             before, known = watch.marks(stage), len(watch.marks("gradients"))
             if way in (FURTHER, LAUNCHED):
                 watch.until(lambda stage=stage, before=before: watch.marks(stage) - before or watch.is_complete(stage))
-            time.sleep(rng.uniform(0, 0.1 if way == FURTHER else min(1.5, watch.seconds(stage))))
+            longest = {BEGUN: 0, FURTHER: 0.1}.get(way, min(1.5, watch.seconds(stage)))
+            time.sleep(rng.uniform(0, longest))
             at = [each for each in KILLS if watch.is_building(each)]
             kill(group)
             told.append((stage, way, at, forker.wait()))

@@ -29,7 +29,7 @@ if [ "$flavour" = cpu ]; then
         uv pip install --no-deps --torch-backend cpu "torch==$torch"
 fi
 # the lock is complete, so nothing is resolved again
-uv pip install --no-deps --requirements "requirements/$flavour.txt"
+uv pip install --no-deps --compile-bytecode --requirements "requirements/$flavour.txt"
 uv pip install --no-deps --editable .
 touch .venv/.ready
 echo "done: .venv/bin/equipoise --help"

@@ -8,6 +8,7 @@ from curate.selection.inputs import INPUTS
 from flows.config import RunConfig
 from flows.estimate.machine import Speed
 from flows.estimate.workload import Workload
+from train.settings import TrainingParts
 
 PROCESS = 700 << 20  # bytes of a Python process with torch and transformers
 RUN = 1100 << 20  # bytes of the run's own process, and of Prefect's temporary server beside it
@@ -20,6 +21,7 @@ FIGURES = 1e-3  # seconds per row counted
 FIGURE_PASSES = 2.4  # over the tokens of the rows read: losses, embeddings, and the answers alone
 # of a training step, per token; rows of one length stand together, so there is next to no padding
 GRADIENT_PASS, FORWARD = 1.15, 0.3
+PREFIX, REPLAY = 0.1, 0.1  # the coreset's selection pass, of a training step, per token; a replay for each direction
 EXAMPLE = 6  # bytes in memory per byte of text
 TOKEN = 8  # bytes on disk of a token with its label, compressed to about half
 CHARACTERS = 4.0  # of a token
@@ -48,9 +50,9 @@ def costs(config: RunConfig, work: Workload, speed: Speed, layers: int, hidden: 
     text = work.tokens * CHARACTERS
     pool_in_memory = RUN + EXAMPLE * text
     per_row = work.tokens / max(work.rows, 1)
-    batch = config.finetune.optimizer.rows_at_once
     activations = FLOAT * ACTIVATIONS * layers * hidden
-    training = RUN + PROCESS + weights + activations * batch * work.padding(batch) * per_row
+    at_once = _trained_at_once(config.finetune)
+    training = RUN + PROCESS + weights + activations * at_once * work.padding(at_once) * per_row
     warm, tuned = config.warmup, config.finetune
     selected = work.selected * work.tokens
     kinds = {INPUTS[method] for method in config.selection.methods} - {"influence"}
@@ -100,7 +102,7 @@ def costs(config: RunConfig, work: Workload, speed: Speed, layers: int, hidden: 
         ),
         StageCost(
             "finetune",
-            arms * seeds * (TRAINING_START + rate * work.padding(batch) * selected * tuned.optimizer.epochs),
+            arms * seeds * (TRAINING_START + rate * _steps_per_token(tuned, work) * selected * tuned.optimizer.epochs),
             training,
             arms * seeds * (adapter * 3 + weights),
         ),
@@ -113,6 +115,24 @@ def costs(config: RunConfig, work: Workload, speed: Speed, layers: int, hidden: 
         ),
         StageCost("report", REPORT, pool_in_memory, 2 << 20),
     ]
+
+
+def _trained_at_once(parts: TrainingParts) -> int:
+    """Rows of one forward and backward pass."""
+    batch = parts.optimizer.batch_size
+    core = parts.coreset.core_size(batch) if parts.coreset else batch
+    return min(parts.optimizer.rows_at_once, core)
+
+
+def _steps_per_token(parts: TrainingParts, work: Workload) -> float:
+    """What a drawn token costs, over what a training step costs per token of a batch without padding."""
+    trained = work.padding(_trained_at_once(parts))
+    if parts.coreset is None:
+        return trained
+    batch, coreset = parts.optimizer.batch_size, parts.coreset
+    replays = {"random": 0, "last_layer": 1, "spsa": coreset.directions}[coreset.feature]
+    chosen = (PREFIX + REPLAY * replays) * work.padding(batch) if replays else 0.0
+    return trained * coreset.core_size(batch) / batch + chosen
 
 
 def _sampled(work: Workload, rows: int, arms: int) -> float:

@@ -120,6 +120,22 @@ def test_costs_grow_with_what_causes_them(folder):
         assert slower[stage] > seconds[stage]
 
 
+def test_a_coreset_costs_its_share_and_its_selection_pass(folder):
+    config = configured(folder)
+    work = measure_workload(config, checked(config))
+
+    def finetune(coreset):
+        tuned = configured(folder, finetune={"coreset": coreset, "optimizer": {"batch_size": 8}})
+        (cost,) = (c for c in costs(tuned, work, Speed(1.0, True, "the CPU"), 2, 32) if c.stage == "finetune")
+        return cost
+
+    whole, random = finetune(None), finetune({"ratio": 0.5, "feature": "random"})
+    assert 0.4 < random.seconds / whole.seconds < 0.6
+    last_layer, several = finetune({"ratio": 0.5}), finetune({"ratio": 0.5, "feature": "spsa", "directions": 4})
+    assert random.seconds < last_layer.seconds < several.seconds
+    assert random.memory < whole.memory
+
+
 def test_the_speed_is_that_of_the_model_itself(folder):
     config = configured(folder)
     work = measure_workload(config, checked(config))

@@ -10,7 +10,7 @@ import contextlib
 import json
 import os
 import threading
-import time
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -42,7 +42,7 @@ from train.encoding import write_encoded
 
 pytestmark = pytest.mark.slow  # a Prefect server, two Ray nodes and their workers, which import torch
 ROOT = Path(__file__).parents[2]
-HEAD, SECOND = "127.0.0.2", "127.0.0.3"
+HEAD, OTHERS = "127.0.0.2", iter(f"127.0.0.{number}" for number in range(3, 9))
 OBJECTS = 80 * 2**20  # bytes of a node's object store
 CPUS = os.cpu_count() or 1  # as many threads as the local process has, so that sums are the same to the last bit
 ROWS, SHARD_ROWS, CHECKPOINTS = 480, 4, 2
@@ -107,13 +107,37 @@ def lose(node) -> None:
         each.kill()
 
 
-def at_work(node) -> bool:
-    """Whether a worker of the node runs a task now, by the name that Ray gives its process."""
+def at_work(node, tasks: str) -> bool:
+    """Whether a worker of the node runs one of these tasks now, by the name that Ray gives its process."""
     for each in psutil.Process(node.all_processes["raylet"][0].process.pid).children(recursive=True):
         with contextlib.suppress(psutil.Error):  # it has just ended
-            if "ray::gradients" in " ".join(each.cmdline()):
+            if f"ray::{tasks}" in " ".join(each.cmdline()):
                 return True
     return False
+
+
+@contextlib.contextmanager
+def second_node_lost(cluster, tasks: str, due: Callable[[], bool] = lambda: True) -> Iterator[None]:
+    """A second node, which is killed with all it has started while it is at such a task, once that is due; fails where
+    it came to none."""
+    node, lost = add_node(cluster, next(OTHERS)), threading.Event()
+    over = threading.Event()
+
+    def lose_it():
+        while not (at_work(node, tasks) and due()):
+            if over.wait(0.005):
+                return
+        lose(node)
+        lost.set()
+
+    killer = threading.Thread(target=lose_it, daemon=True)
+    killer.start()
+    try:
+        yield
+        assert lost.is_set(), f"the second node was never at {tasks}"
+    finally:
+        over.set()
+        killer.join()
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -173,7 +197,8 @@ def test_node_without_the_store_or_with_other_sources_is_named(tmp_path):
         check_node(tmp_path, GRADIENT_CODE, "0" * 20)
 
 
-def test_evaluation_is_that_of_one_machine(execution, tmp_path, monkeypatch):
+def test_evaluation_is_that_of_one_machine(cluster, execution, tmp_path, monkeypatch):
+    """Also where a node is lost at it."""
     monkeypatch.setenv("OMP_NUM_THREADS", str(CPUS))  # of the engine, which is a process of its own
     place = make_place(tmp_path / "place")
     tasks = {"tasks": ["demo_knowledge"], "task_folder": str(ROOT / "configs" / "tasks"), "limit": 2, "backend": "hf"}
@@ -181,9 +206,9 @@ def test_evaluation_is_that_of_one_machine(execution, tmp_path, monkeypatch):
     models = evaluated_models(config, {"ours": [str(place / "run1")]})
     datasets = {"ours": str(place / "dataset")}
     local = evaluate(config, StageStore(tmp_path / "local"), models, datasets)
-    on_ray = evaluate(
-        config.model_copy(update={"execution": execution}), StageStore(tmp_path / "ray"), models, datasets
-    )
+    there = config.model_copy(update={"execution": execution})
+    with second_node_lost(cluster, "evaluation"):
+        on_ray = evaluate(there, StageStore(tmp_path / "ray"), models, datasets)
     assert on_ray.key == local.key
     for name in (RESULTS, ITEMS, LEAKS, ENGINE, EXCLUDED):
         assert (on_ray.path / name).read_bytes() == (local.path / name).read_bytes(), name
@@ -191,7 +216,8 @@ def test_evaluation_is_that_of_one_machine(execution, tmp_path, monkeypatch):
     assert (on_ray.path / "engine" / "0" / "evaluation.log").exists()  # that a node has written
 
 
-def test_cleaning_is_that_of_one_process(execution, tmp_path):
+def test_cleaning_is_that_of_one_process(cluster, execution, tmp_path):
+    """Also where a node is lost at it."""
     rows, settings = pool(200, 1), CleaningSettings(**ALL)
     references = [Reference("same", ("Same as the item",))]
     table = pa.concat_tables([examples_table(rows[i : i + 16]) for i in range(0, len(rows), 16)])
@@ -200,7 +226,10 @@ def test_cleaning_is_that_of_one_process(execution, tmp_path):
     (tmp_path / "ray").mkdir()
     (tmp_path / "local").mkdir()
     make = partial(RayExecutor, execution, execution.requests.cleaning)
-    with ClusterSpread(make, list(CLEAN_CODE), source_digest(CLEAN_CODE)) as spread:
+    with (
+        second_node_lost(cluster, "cleaning"),
+        ClusterSpread(make, list(CLEAN_CODE), source_digest(CLEAN_CODE)) as spread,
+    ):
         for name, options in (("local", {"processes": 1}), ("ray", {"spread": spread})):
             steps, rates = clean_pool(
                 tmp_path / "pool.parquet", tmp_path / name / "out.parquet", references, settings, **options
@@ -213,22 +242,14 @@ def test_cleaning_is_that_of_one_process(execution, tmp_path):
 def test_lost_node_changes_no_byte(cluster, execution, stages, tmp_path, capsys):
     config, outputs = stages
     local = gradients(config, StageStore(tmp_path / "local"), *outputs)
-    second = add_node(cluster, SECOND)
-    features, lost = tmp_path / "ray" / "features", []
+    features, shards = tmp_path / "ray" / "features", CHECKPOINTS * ROWS // SHARD_ROWS
 
-    def lose_second():
-        # in the middle: it is at work, and there is work left
-        while not (at_work(second) and len(list(features.glob("*/*/shard.json"))) > 20):
-            time.sleep(0.01)
-        lose(second)
-        lost.append(len(list(features.glob("*/*/shard.json"))))
+    def in_the_middle():
+        return 20 < len(list(features.glob("*/*/shard.json"))) < shards
 
-    killer = threading.Thread(target=lose_second, daemon=True)
-    killer.start()
-    on_ray = gradients(config.model_copy(update={"execution": execution}), StageStore(tmp_path / "ray"), *outputs)
-    killer.join(0)
-    shards = CHECKPOINTS * ROWS // SHARD_ROWS
-    assert lost and lost[0] < shards
+    there = config.model_copy(update={"execution": execution})
+    with second_node_lost(cluster, "gradients", in_the_middle):
+        on_ray = gradients(there, StageStore(tmp_path / "ray"), *outputs)
     assert on_ray.key == local.key and on_ray.rows == local.rows
     mine, wanted = files(on_ray.path), files(local.path)
     assert mine.keys() == wanted.keys() and sum(name.endswith("shard.json") for name in mine) == shards

@@ -14,6 +14,7 @@ from rich.table import Table
 from eval.tables import Comparison, MetricTable
 from flows.stages.evaluation import read_results
 from flows.store import StageOutput
+from flows.store.errors import in_words
 
 if TYPE_CHECKING:
     from flows.config import RunConfig
@@ -56,10 +57,10 @@ def show_estimate(config: RunConfig, found: Estimate) -> None:
     for column in table.columns[1:]:
         column.justify = "right"
     for cost in costs:
-        table.add_row(cost.stage, _duration(cost.seconds), _size(cost.memory), _size(cost.disk))
+        table.add_row(cost.stage, _duration(cost.seconds), in_words(cost.memory), in_words(cost.disk))
     most, disk = max(cost.memory for cost in costs), sum(cost.disk for cost in costs)
     table.add_section()
-    table.add_row("whole run", _duration(sum(cost.seconds for cost in costs)), _size(most), _size(disk))
+    table.add_row("whole run", _duration(sum(cost.seconds for cost in costs)), in_words(most), in_words(disk))
     console.print(table)
     print(f"Stages found in {config.store} cost nothing; these figures are for an empty store.")
 
@@ -68,10 +69,6 @@ def _duration(seconds: float) -> str:
     if seconds < 90:
         return f"{seconds:.0f} s" if seconds >= 1 else "< 1 s"
     return f"{seconds / 60:.0f} min" if seconds < 90 * 60 else f"{seconds / 3600:.1f} h"
-
-
-def _size(count: float) -> str:
-    return f"{count / 2**20:,.0f} MiB" if count < 2**30 else f"{count / 2**30:,.1f} GiB"
 
 
 def show_traced(found: Sequence[Traced]) -> None:

@@ -22,6 +22,7 @@ from eval.errors import EvaluationError
 from eval.harness import run_evaluation
 from eval.request import EngineSettings, EvaluationRequest
 from eval.server import TOKEN, served_model, served_names
+from tests.ports import unused_port
 
 ROOT = Path(__file__).parents[2]
 MODEL = str(ROOT / "demo" / "model")
@@ -41,17 +42,11 @@ metadata.version = version
 """
 
 
-def _unused_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
     folder = tmp_path_factory.mktemp("server")
     (folder / "sitecustomize.py").write_text(SITE)
-    port = _unused_port()
+    port = unused_port()
     command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", MODEL, "--host", "127.0.0.1"]
     command += ["--port", str(port), "--served-model-name", "ours", "--dtype", "float32", "--enforce-eager"]
     command += ["--max-model-len", "512", "--api-key", SECRET]
@@ -125,7 +120,7 @@ def test_what_the_server_lacks_is_named(server, tmp_path, monkeypatch):
 
 def test_no_server_is_an_error_with_the_remedy():
     with pytest.raises(EvaluationError, match=r"no OpenAI-compatible server answers at .*/v1/models .*`vllm serve`"):
-        served_names(f"http://127.0.0.1:{_unused_port()}/v1")
+        served_names(f"http://127.0.0.1:{unused_port()}/v1")
 
 
 @contextlib.contextmanager

@@ -6,6 +6,8 @@ import contextlib
 import socket
 import threading
 
+from tests.ports import unused_port
+
 BLOCK = 1 << 14
 
 
@@ -18,9 +20,7 @@ class Line:
         self.lock = threading.Lock()
         self.limit: int | None = None
         self.carried = 0
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
+        self.port = unused_port()
         self.mend()
 
     def mend(self) -> None:

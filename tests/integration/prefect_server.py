@@ -5,22 +5,17 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
 
 import httpx
 
+from tests.ports import unused_port
+
 START_SECONDS = 300
 SETTLE_SECONDS = 60
 PLANTED = "hf_PLANTEDinENVIRONMENT"  # a token that must be found nowhere
-
-
-def unused_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def own_environment(folder):

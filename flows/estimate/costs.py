@@ -12,10 +12,10 @@ from train.settings import TrainingParts
 
 PROCESS = 700 << 20  # bytes of a Python process with torch and transformers
 RUN = 1100 << 20  # bytes of the run's own process, and of Prefect's temporary server beside it
-TRAINING_START, ENGINE_START, REPORT = 12.0, 35.0, 3.5  # seconds
+TRAINING_START, ENGINE_START, REPORT = 12.0, 35.0, 4.5  # seconds
 MODEL_START = 8.0  # seconds to merge and load one more model into the engine
 ENGINE = 2800 << 20  # bytes of vLLM beside the model and its cache
-PER_ROW = {"ingest": 3e-5, "clean": 1e-4, "encode": 2e-4, "select": 1e-5, "similarity": 3e-4, "analysis": 4.5e-4}
+PER_ROW = {"ingest": 3e-5, "clean": 1e-4, "encode": 3.5e-4, "select": 1e-5, "similarity": 3e-4, "analysis": 4.5e-4}
 EXPORT = 1e-4  # seconds per exported row
 FIGURES = 1e-3  # seconds per row counted
 FIGURE_PASSES = 2.4  # over the tokens of the rows read: losses, embeddings, and the answers alone

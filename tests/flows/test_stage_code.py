@@ -10,8 +10,15 @@ from flows.stages.influence import GRADIENT_CODE
 from flows.stages.similarity import SIMILARITY_CODE
 
 ROOT = Path(__file__).parents[2]
-# settings are in the key as parameters; names and how processes are started decide nothing that is stored
-NOT_COMPUTING = {"train/settings.py", "train/launch_file.py", "train/names.py", "train/process.py"}
+# settings are in the key as parameters; names, how processes are started and how folders are written decide nothing
+# that is stored
+NOT_COMPUTING = {
+    "train/settings.py",
+    "train/launch_file.py",
+    "train/names.py",
+    "train/process.py",
+    "train/whole_folder.py",
+}
 
 
 def files(rooms):

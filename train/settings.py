@@ -254,10 +254,15 @@ class TrainingParts(Settings):
     )
     tensorboard: bool = Field(False, description="also write the log as TensorBoard events; needs that package")
 
+    @property
+    def core_size(self) -> int:
+        """Examples trained of every batch."""
+        batch = self.optimizer.batch_size
+        return self.coreset.core_size(batch) if self.coreset else batch
+
     @model_validator(mode="after")
     def _parts_fit_together(self) -> Self:
-        batch = self.optimizer.batch_size
-        core = self.coreset.core_size(batch) if self.coreset else batch
+        batch, core = self.optimizer.batch_size, self.core_size
         if core < 1:
             raise ValueError("coreset.ratio x optimizer.batch_size leaves no example to train on; raise one of them")
         if self.reweighting and core == 1:

@@ -119,20 +119,17 @@ def costs(config: RunConfig, work: Workload, speed: Speed, layers: int, hidden: 
 
 def _trained_at_once(parts: TrainingParts) -> int:
     """Rows of one forward and backward pass."""
-    batch = parts.optimizer.batch_size
-    core = parts.coreset.core_size(batch) if parts.coreset else batch
-    return min(parts.optimizer.rows_at_once, core)
+    return min(parts.optimizer.rows_at_once, parts.core_size)
 
 
 def _steps_per_token(parts: TrainingParts, work: Workload) -> float:
     """What a drawn token costs, over what a training step costs per token of a batch without padding."""
-    trained = work.padding(_trained_at_once(parts))
-    if parts.coreset is None:
+    batch = parts.optimizer.batch_size
+    trained = work.padding(_trained_at_once(parts)) * parts.core_size / batch
+    if parts.coreset is None or parts.coreset.feature == "random":
         return trained
-    batch, coreset = parts.optimizer.batch_size, parts.coreset
-    replays = {"random": 0, "last_layer": 1, "spsa": coreset.directions}[coreset.feature]
-    chosen = (PREFIX + REPLAY * replays) * work.padding(batch) if replays else 0.0
-    return trained * coreset.core_size(batch) / batch + chosen
+    replays = parts.coreset.directions if parts.coreset.feature == "spsa" else 1
+    return trained + work.padding(batch) * (PREFIX + REPLAY * replays)
 
 
 def _sampled(work: Workload, rows: int, arms: int) -> float:
